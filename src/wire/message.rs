@@ -519,9 +519,9 @@ mod tests {
         let mut list = bytes(RECORD_OF_4_7_0);
         list.extend(bytes(RECORD_OF_5_5_0));
         let (_, first) = StoredRecord::decode(&list).unwrap();
-        let (second, last) = StoredRecord::decode(&list[first..]).unwrap();
+        let (second, rest) = StoredRecord::decode(&list[first..]).unwrap();
         assert_eq!(second.topic, "vec_go");
-        assert_eq!(first + last, list.len());
+        assert_eq!(first + rest, list.len());
     }
 
     #[test]
