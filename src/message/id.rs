@@ -38,6 +38,15 @@ macro_rules! inline_id {
             }
         }
 
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    length: 0,
+                    text: [0; 62],
+                }
+            }
+        }
+
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Debug::fmt(self.as_str(), f)
