@@ -3,6 +3,9 @@
 
 mod code;
 mod message;
+#[cfg(feature = "mock")]
+pub mod mock;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
+pub use message::id::{MessageId, OffsetMessageId};

@@ -6,14 +6,14 @@ macro_rules! inline_id {
     ($name:ident) => {
         /// Inline ASCII text of at most 62 bytes.
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-        pub(crate) struct $name {
+        pub struct $name {
             length: u8,
             text: [u8; 62],
         }
 
         impl $name {
             /// `None` for empty, non-ASCII or too long text.
-            pub(crate) fn from_text(text: &str) -> Option<Self> {
+            pub fn from_text(text: &str) -> Option<Self> {
                 if text.is_empty() || !text.is_ascii() {
                     return None;
                 }
@@ -29,7 +29,7 @@ macro_rules! inline_id {
             }
 
             /// The text.
-            pub(crate) fn as_str(&self) -> &str {
+            pub fn as_str(&self) -> &str {
                 let bytes = self
                     .text
                     .get(..usize::from(self.length))
