@@ -87,6 +87,7 @@ impl Clients {
         registration.heartbeats += 1;
         registration.producer_groups.extend(heartbeat.producer_groups);
         registration.consumer_groups.extend(heartbeat.consumer_groups);
+        drop(registered);
     }
 
     /// Takes back the named groups; a client without any is gone.

@@ -31,6 +31,10 @@ impl Events {
     }
 
     /// Waits until `condition` holds, evaluating it once now and once after each change. False when `within` is over.
+    #[expect(
+        clippy::significant_drop_tightening,
+        reason = "the lock is for the sleep, to its end"
+    )]
     pub(super) fn wait_until(&self, within: Duration, mut condition: impl FnMut() -> bool) -> bool {
         // A duration that no clock can count is as good as none.
         let deadline = Instant::now().checked_add(within);

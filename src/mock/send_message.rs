@@ -34,9 +34,8 @@ const TRACE_ON: &str = "TRACE_ON";
 
 /// The answer to a send, stored or refused.
 pub(super) fn answer(shared: &Shared, session: &mut Session, header: &Header<'_>, body: &[u8]) -> Reply {
-    let send = match ReceivedSend::decode(header) {
-        Ok(send) => send,
-        Err(_) => return bad_header(shared.version, header),
+    let Ok(send) = ReceivedSend::decode(header) else {
+        return bad_header(shared.version, header);
     };
     if body.is_empty() && shared.version == ServerVersion::V5_5_0 {
         // It takes the length of an absent body, before any other check.
@@ -76,16 +75,15 @@ fn bad_header(version: ServerVersion, header: &Header<'_>) -> Reply {
         .filter_map(|name| header.field(name))
         .find(is_no_number);
     // 4.7.0 takes a wrong number for an absent one, and looks at the topic first.
-    if wrong.is_none() || version == ServerVersion::V4_7_0 {
-        if header.field(topic).is_none() {
-            let (code, remark, with_region) = version.topic_missing();
-            let fields = if with_region {
-                ReplyFields::Region
-            } else {
-                ReplyFields::None
-            };
-            return Reply::refusal(code, remark, fields);
-        }
+    let looks_at_topic = wrong.is_none() || version == ServerVersion::V4_7_0;
+    if looks_at_topic && header.field(topic).is_none() {
+        let (code, remark, with_region) = version.topic_missing();
+        let fields = if with_region {
+            ReplyFields::Region
+        } else {
+            ReplyFields::None
+        };
+        return Reply::refusal(code, remark, fields);
     }
     let (code, remark) = version.number_missing(wrong.as_deref());
     Reply::refusal(code, remark, ReplyFields::None)
@@ -200,7 +198,7 @@ fn choose_queue(
             Err(Reply::refusal(code, remark, ReplyFields::Region))
         }
         Err(_) => shared
-            .next_number()
+            .next_queue()
             .checked_rem(settings.write_queue_nums)
             .ok_or_else(|| {
                 let remark = "java.lang.ArithmeticException: / by zero";
@@ -331,7 +329,7 @@ fn encode(version: ServerVersion, list: &[(String, String)]) -> String {
 /// The unique key that a 5.5.0 broker gives to a message without one.
 fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String {
     let [.., high, low] = std::process::id().to_be_bytes();
-    let [.., counter_high, counter_low] = shared.next_number().to_be_bytes();
+    let [.., counter_high, counter_low] = shared.next_unique_key().to_be_bytes();
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
     let tag = u32::from(broker.address.port());

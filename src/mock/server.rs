@@ -87,15 +87,11 @@ impl Server {
     }
 
     pub(super) fn list_connections(&self) -> Vec<MockConnection> {
-        let connections = self.connections.lock();
-        let listed = connections
-            .open
-            .values()
-            .map(|(_, client_address)| MockConnection {
-                server_name: self.name.to_string(),
-                client_address: *client_address,
-            });
-        listed.collect()
+        let listed = |(_, client_address): &(Arc<TcpStream>, SocketAddr)| MockConnection {
+            server_name: self.name.to_string(),
+            client_address: *client_address,
+        };
+        self.connections.lock().open.values().map(listed).collect()
     }
 
     fn origin(&self, connection: u64) -> Origin {

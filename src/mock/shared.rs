@@ -34,7 +34,8 @@ pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) clients: Clients,
     pub(super) events: Events,
-    counter: AtomicU32,
+    next_queue: AtomicU32,
+    next_unique_key: AtomicU32,
 }
 
 impl Shared {
@@ -53,12 +54,18 @@ impl Shared {
             store,
             clients: Clients::default(),
             events: Events::default(),
-            counter: AtomicU32::new(0),
+            next_queue: AtomicU32::new(0),
+            next_unique_key: AtomicU32::new(0),
         }
     }
 
-    /// A number that no one else gets, until it wraps.
-    pub(super) fn next_number(&self) -> u32 {
-        self.counter.fetch_add(1, Ordering::Relaxed)
+    /// Whose turn it is when a broker chooses the queue; wraps.
+    pub(super) fn next_queue(&self) -> u32 {
+        self.next_queue.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells apart the unique keys that brokers make up; wraps.
+    pub(super) fn next_unique_key(&self) -> u32 {
+        self.next_unique_key.fetch_add(1, Ordering::Relaxed)
     }
 }

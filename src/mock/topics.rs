@@ -84,7 +84,9 @@ impl Topics {
         let table = self.table.read();
         let (topic, by_broker) = table.get_key_value(topic)?;
         let settings = (*by_broker.get(broker)?)?;
-        Some((Arc::clone(topic), settings))
+        let topic = Arc::clone(topic);
+        drop(table);
+        Some((topic, settings))
     }
 
     /// The topic as this broker has it after a send, which may have created it: as
@@ -124,13 +126,9 @@ impl Topics {
 
     /// The topic's settings on each broker that has it, by broker index. Empty: no broker has it.
     pub(super) fn by_broker(&self, topic: &str) -> Vec<(usize, TopicSettings)> {
-        let table = self.table.read();
-        let by_broker = table.get(topic).map(Vec::as_slice).unwrap_or_default();
-        by_broker
-            .iter()
-            .enumerate()
-            .filter_map(|(broker, settings)| Some((broker, (*settings)?)))
-            .collect()
+        let by_broker = self.table.read().get(topic).cloned().unwrap_or_default();
+        let present = |(broker, settings): (usize, Option<TopicSettings>)| Some((broker, settings?));
+        by_broker.into_iter().enumerate().filter_map(present).collect()
     }
 }
 
