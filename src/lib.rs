@@ -15,4 +15,6 @@ pub use code::{RequestCode, ResponseCode};
 pub use config::HeaderSerialization;
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
-pub use producer::{Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target};
+pub use producer::{
+    Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+};

@@ -56,7 +56,11 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     let until = Instant::now() + timeout;
     let on_answer = Arc::new(OnAnswer(Mutex::new(Some(then))));
     let waiter: Arc<dyn Waiter> = Arc::<OnAnswer<_>>::clone(&on_answer);
-    let waiting = Waiting { waiter: &waiter, ticket: 0, alarm: Some(Alarm { share: until, until }) };
+    let waiting = Waiting {
+        waiter: &waiter,
+        ticket: 0,
+        alarm: Some(Alarm { share: until, until }),
+    };
     if let Err(error) = connection.request(request, &waiting, Manner::Immediate) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {

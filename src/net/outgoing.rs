@@ -139,7 +139,11 @@ impl Outgoing {
             moved: Instant::now(),
             ended: false,
         };
-        Self { state: Mutex::new(state), progress: Condvar::new(), work: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            progress: Condvar::new(),
+            work: Condvar::new(),
+        }
     }
 
     /// Takes in one frame, which `encode` appends to the buffer. It returns the opaque that the frame is known by, or
@@ -299,8 +303,15 @@ impl Outgoing {
     pub(super) fn end(&self, by_writer: bool) -> Remains {
         let mut state = self.state.lock();
         state.ended = true;
-        let known = if by_writer || !state.writing || state.left_over.is_some() { state.written } else { state.taken };
-        let mut remains = Remains { unfinished: Vec::new(), oneway: 0 };
+        let known = if by_writer || !state.writing || state.left_over.is_some() {
+            state.written
+        } else {
+            state.taken
+        };
+        let mut remains = Remains {
+            unfinished: Vec::new(),
+            oneway: 0,
+        };
         for frame in std::mem::take(&mut state.frames) {
             let written = if frame.end <= known {
                 Written::All
@@ -324,7 +335,12 @@ impl Outgoing {
 
     /// Frames that nobody waits for and that are not fully written.
     pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state.lock().frames.iter().filter(|frame| frame.opaque.is_none()).count()
+        self.state
+            .lock()
+            .frames
+            .iter()
+            .filter(|frame| frame.opaque.is_none())
+            .count()
     }
 
     /// Waits until everything is written, the connection has ended, or `until` is over.
@@ -396,7 +412,11 @@ impl State {
     /// Moves the frames that are not begun from the end of `piece` to the front of `pending`.
     fn put_back(&mut self, piece: &mut Piece) {
         let Some(first) = self.frames.front() else { return };
-        let kept_end = if first.start < self.written { first.end } else { first.start };
+        let kept_end = if first.start < self.written {
+            first.end
+        } else {
+            first.start
+        };
         let surplus = usize::try_from(self.taken.saturating_sub(kept_end)).unwrap_or(usize::MAX);
         let keep = piece.bytes.len().saturating_sub(surplus);
         let back = piece.bytes.split_off(keep.max(piece.at));
@@ -406,7 +426,9 @@ impl State {
 
     /// Cuts a frame out of `pending`. False if a writer has it.
     fn withdraw(&mut self, index: usize) -> bool {
-        let Some(frame) = self.frames.get(index) else { return false };
+        let Some(frame) = self.frames.get(index) else {
+            return false;
+        };
         if frame.start < self.taken {
             return false;
         }
