@@ -9,7 +9,7 @@ use crate::{
     code::ResponseCode,
     error::Error,
     net::{
-        connection::{Alarm, Connection, Manner, Request, Waiting},
+        connection::{Alarm, Connection, Request, Waiting},
         sync::Mutex,
         waiter::{Outcome, Waiter},
     },
@@ -61,7 +61,7 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
         ticket: 0,
         alarm: Some(Alarm { share: until, until }),
     };
-    if let Err(error) = connection.request(request, &waiting, Manner::Immediate) {
+    if let Err(error) = connection.request(request, &waiting, connection.immediately()) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {
             then(Err(error));

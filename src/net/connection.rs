@@ -171,9 +171,11 @@ impl Connection {
         &self.counters
     }
 
-    /// Requests that wait for their reply.
-    pub(crate) fn waiting(&self) -> usize {
-        self.in_flight.waiting()
+    /// How a request is handed over by someone who must not wait.
+    pub(crate) fn immediately(&self) -> Manner {
+        Manner::Immediate {
+            alone: self.in_flight.waiting() == 0,
+        }
     }
 
     pub(crate) fn oneway_unwritten(&self) -> usize {

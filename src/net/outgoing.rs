@@ -82,10 +82,12 @@ impl Piece {
 pub(crate) enum Manner {
     /// The caller waits for room until then, and writes itself if nobody else does.
     Blocking { until: Instant },
-    /// The caller waits for room until then, and leaves the writing to the writer thread unless all is idle.
+    /// The caller waits for room until then, and leaves the writing to the writer thread.
     Queued { until: Instant },
-    /// The caller cannot wait at all: it is one of the library's own threads. The bound is elsewhere, in permits.
-    Immediate,
+    /// The caller cannot wait for room: it may be one of the library's own threads. The bound is elsewhere, in permits.
+    /// It writes itself only if it is `alone`, with nothing else on its way: then there is no company to wait for, and the
+    /// kernel has room.
+    Immediate { alone: bool },
 }
 
 /// What `append` asks of its caller.
@@ -175,7 +177,12 @@ impl Outgoing {
         if state.writing {
             return Ok(Next::Nothing);
         }
-        if was_idle || matches!(manner, Manner::Blocking { .. }) {
+        let writes_itself = match manner {
+            Manner::Blocking { .. } => true,
+            Manner::Immediate { alone } => alone && was_idle,
+            Manner::Queued { .. } => false,
+        };
+        if writes_itself {
             return Ok(Next::Write(state.take()));
         }
         if state.writer_is_parked {

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Phase, Written},
     message::Message,
     net::{
-        connection::{Alarm, Cancelled, Connection, Manner},
+        connection::{Alarm, Cancelled, Connection},
         deadline::Deadline,
         sync::Mutex,
         timer::TimerKey,
@@ -287,7 +287,7 @@ impl AsyncSend {
             to,
             connection,
             &waiting,
-            Manner::Immediate,
+            connection.immediately(),
         )?;
         let mut state = self.state.lock();
         let too_late = state.finished;
