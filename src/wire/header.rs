@@ -1,0 +1,319 @@
+//! The header of a command: the borrowed view that decoding gives, and the writer that encodes a frame in place.
+//!
+//! The two forms of a header live in `header_json.rs` and `header_binary.rs`; only this file chooses between them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use super::frame::{self, Serialization};
+use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
+use super::{WireError, header_binary, header_json};
+
+/// Bit 0 of the flag (`RPC_TYPE`): the command is a response.
+pub(crate) const FLAG_RESPONSE: i32 = 1;
+/// Bit 1 of the flag (`RPC_ONEWAY`): nobody waits for a response.
+pub(crate) const FLAG_ONEWAY: i32 = 2;
+
+/// The sender's language (`LanguageCode`), as the byte of the binary header.
+///
+/// Servers accept any name and any byte; a name that is not in the list, or none, is [`Language::UNKNOWN`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Language(u8);
+
+/// In the order of `LanguageCode`; the last two are of 5.x.
+const LANGUAGE_NAMES: [&str; 14] = [
+    "JAVA", "CPP", "DOTNET", "PYTHON", "DELPHI", "ERLANG", "RUBY", "OTHER", "HTTP", "GO", "PHP", "OMS",
+    "RUST", "NODE_JS",
+];
+
+impl Language {
+    pub(crate) const JAVA: Self = Self(0);
+    pub(crate) const OTHER: Self = Self(7);
+    pub(crate) const GO: Self = Self(9);
+    pub(crate) const RUST: Self = Self(12);
+    /// No language given, or a name that this library does not know.
+    pub(crate) const UNKNOWN: Self = Self(u8::MAX);
+
+    pub(crate) const fn from_code(code: u8) -> Self {
+        Self(code)
+    }
+
+    pub(crate) const fn code(self) -> u8 {
+        self.0
+    }
+
+    pub(crate) fn from_name(name: &str) -> Self {
+        let position = LANGUAGE_NAMES.iter().position(|known| *known == name);
+        position
+            .and_then(|code| u8::try_from(code).ok())
+            .map_or(Self::UNKNOWN, Self)
+    }
+
+    /// `None` for what has no name in `LanguageCode`.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        LANGUAGE_NAMES.get(usize::from(self.0)).copied()
+    }
+}
+
+impl fmt::Debug for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "UNKNOWN({})", self.0),
+        }
+    }
+}
+
+/// A decoded header. All of it has been checked; the fields are read from the received bytes when asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Header<'a> {
+    pub(crate) code: i32,
+    pub(crate) opaque: i32,
+    pub(crate) flag: i32,
+    /// The sender's release as the ordinal of `MQVersion.Version`, not a protocol version.
+    pub(crate) version: i32,
+    pub(crate) language: Language,
+    pub(crate) remark: Option<Cow<'a, str>>,
+    pub(crate) fields: Fields<'a>,
+}
+
+impl<'a> Header<'a> {
+    /// Decodes and checks a whole header.
+    pub(crate) fn decode(serialization: Serialization, bytes: &'a [u8]) -> Result<Self, WireError> {
+        match serialization {
+            Serialization::Json => header_json::decode(bytes),
+            Serialization::Binary => header_binary::decode(bytes),
+        }
+    }
+
+    pub(crate) fn is_response(&self) -> bool {
+        self.flag & FLAG_RESPONSE != 0
+    }
+
+    pub(crate) fn is_oneway(&self) -> bool {
+        self.flag & FLAG_ONEWAY != 0
+    }
+
+    /// The value of a field (`extFields`); of fields with the same name the last counts.
+    pub(crate) fn field(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.fields.get(name)
+    }
+
+    /// A field as a number; text that is no number, or does not fit, is an error.
+    pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, WireError> {
+        self.field(name).map(|text| parse_number(name, &text)).transpose()
+    }
+
+    /// A field as a boolean, read as `Boolean.parseBoolean` does: only `true`, in any case, is true.
+    pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
+        self.field(name).map(|text| parse_boolean(&text))
+    }
+}
+
+/// The number in the text of a header field.
+pub(crate) fn parse_number<T: FromStr>(name: &str, text: &str) -> Result<T, WireError> {
+    text.parse().map_err(|_| {
+        WireError::new(format!(
+            "header field {name} is not a number that fits: {text:.40}"
+        ))
+    })
+}
+
+/// As `Boolean.parseBoolean`.
+pub(crate) fn parse_boolean(text: &str) -> bool {
+    text.eq_ignore_ascii_case("true")
+}
+
+/// The fields of a header (`extFields`) as they were received, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fields<'a> {
+    /// The JSON object, with its braces; empty for none.
+    Json(&'a str),
+    /// The repeated names and values of the binary header.
+    Binary(&'a [u8]),
+}
+
+impl<'a> Fields<'a> {
+    /// All fields in the order of the wire, fields with the same name included.
+    pub(crate) fn iter(&self) -> FieldIterator<'a> {
+        match *self {
+            Fields::Json(object) => FieldIterator::Json(header_json::FieldReader::new(object)),
+            Fields::Binary(bytes) => FieldIterator::Binary(header_binary::FieldReader::new(bytes)),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.iter()
+            .filter(|(key, _)| key == name)
+            .last()
+            .map(|(_, value)| value)
+    }
+}
+
+/// Iterates over the fields of a header: name and value, borrowed unless JSON escapes had to be resolved.
+#[derive(Debug)]
+pub(crate) enum FieldIterator<'a> {
+    Json(header_json::FieldReader<'a>),
+    Binary(header_binary::FieldReader<'a>),
+}
+
+impl<'a> Iterator for FieldIterator<'a> {
+    type Item = (Cow<'a, str>, Cow<'a, str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            FieldIterator::Json(reader) => reader.next(),
+            FieldIterator::Binary(reader) => reader.next(),
+        }
+    }
+}
+
+/// Everything of a header but its fields, for encoding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) code: i32,
+    pub(crate) opaque: i32,
+    pub(crate) flag: i32,
+    pub(crate) language: Language,
+    pub(crate) version: i32,
+    pub(crate) remark: Option<&'a str>,
+    pub(crate) serialization: Serialization,
+}
+
+/// Writes header fields straight into the frame that is being encoded.
+///
+/// A value that the form cannot carry is remembered and makes [`encode_frame`] fail; writing goes on without effect.
+#[derive(Debug)]
+pub(crate) struct FieldWriter<'a> {
+    out: &'a mut Vec<u8>,
+    serialization: Serialization,
+    is_first: bool,
+    failure: Option<WireError>,
+}
+
+impl FieldWriter<'_> {
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
+        match self.serialization {
+            Serialization::Json => header_json::write_text(self.out, self.is_first, name, value),
+            Serialization::Binary => {
+                let written = header_binary::write_value(self.out, name, value.as_bytes());
+                self.keep(written);
+            }
+        }
+        self.is_first = false;
+    }
+
+    pub(crate) fn number(&mut self, name: &str, value: i64) {
+        let decimal = super::decimal::Decimal::new(value);
+        self.plain(name, decimal.as_bytes());
+    }
+
+    pub(crate) fn boolean(&mut self, name: &str, value: bool) {
+        self.plain(name, if value { b"true" } else { b"false" });
+    }
+
+    /// A property string (`name 0x01 value 0x02 …`, with the last 0x02 as Java writes it) as one field.
+    pub(crate) fn properties<'p>(
+        &mut self,
+        name: &str,
+        properties: impl Iterator<Item = (&'p str, &'p str)>,
+    ) {
+        match self.serialization {
+            Serialization::Json => header_json::write_properties(self.out, self.is_first, name, properties),
+            Serialization::Binary => {
+                let written = header_binary::write_properties(self.out, name, properties);
+                self.keep(written);
+            }
+        }
+        self.is_first = false;
+    }
+
+    /// A value that needs no escapes in JSON.
+    fn plain(&mut self, name: &str, value: &[u8]) {
+        match self.serialization {
+            Serialization::Json => header_json::write_plain(self.out, self.is_first, name, value),
+            Serialization::Binary => {
+                let written = header_binary::write_value(self.out, name, value);
+                self.keep(written);
+            }
+        }
+        self.is_first = false;
+    }
+
+    fn keep(&mut self, written: Result<(), WireError>) {
+        if let Err(error) = written {
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+/// Appends one whole frame to `out`.
+///
+/// # Errors
+/// When the frame or its header is over a limit, or the binary form has no room for a value (codes and versions of 16
+/// bits, names of 32,767 bytes). `out` is then as it was.
+pub(crate) fn encode_frame(
+    out: &mut Vec<u8>,
+    envelope: &Envelope<'_>,
+    write_fields: impl FnOnce(&mut FieldWriter<'_>),
+    body: &[u8],
+) -> Result<(), WireError> {
+    let start = out.len();
+    let outcome = append_frame(out, start, envelope, write_fields, body);
+    if outcome.is_err() {
+        out.truncate(start);
+    }
+    outcome
+}
+
+fn append_frame(
+    out: &mut Vec<u8>,
+    start: usize,
+    envelope: &Envelope<'_>,
+    write_fields: impl FnOnce(&mut FieldWriter<'_>),
+    body: &[u8],
+) -> Result<(), WireError> {
+    // Filled in by `frame::write_prefix` once the lengths are known.
+    out.extend_from_slice(&[0; 8]);
+    let header_start = out.len();
+    let serialization = envelope.serialization;
+    match serialization {
+        Serialization::Json => header_json::open(out, envelope),
+        Serialization::Binary => header_binary::open(out, envelope)?,
+    }
+    let fields_start = out.len();
+    let mut writer = FieldWriter {
+        out,
+        serialization,
+        is_first: true,
+        failure: None,
+    };
+    write_fields(&mut writer);
+    let FieldWriter {
+        out,
+        is_first,
+        failure,
+        ..
+    } = writer;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    match serialization {
+        Serialization::Json => header_json::close(out, is_first),
+        Serialization::Binary => header_binary::close(out, fields_start)?,
+    }
+    let header_length = out.len() - header_start;
+    if header_length > MAX_HEADER_BYTES {
+        return Err(WireError::new(format!(
+            "header of {header_length} bytes is over the limit of {MAX_HEADER_BYTES}"
+        )));
+    }
+    // Both are lengths of slices in memory, far from overflow.
+    let length = MIN_FRAME_LENGTH + header_length + body.len();
+    if length > MAX_FRAME_LENGTH {
+        return Err(frame::too_long(length));
+    }
+    out.extend_from_slice(body);
+    frame::write_prefix(out, start, serialization, length, header_length)
+}

@@ -1,0 +1,303 @@
+//! `GET_ROUTEINFO_BY_TOPIC` (105) and the route data of its reply (`TopicRouteData`), both ways.
+//!
+//! 4.7.0 always writes the map of broker addresses with bare integer keys, which is no JSON; 4.9.4 and later write
+//! standard JSON when they are asked to. Both are read alike. What a producer makes of a route is not decided here.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::wire::WireError;
+use crate::wire::header::{FieldWriter, Header};
+use crate::wire::json::{self, Dialect, JsonReader, JsonText};
+use crate::wire::limits::{MAX_ADDRESSES_PER_BROKER, MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
+
+/// The fields of the request; there is no body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GetRoute<'a> {
+    pub(crate) topic: &'a str,
+    /// Asks 4.9.4 and later for standard JSON whatever version the client claims; older ones do not know the field.
+    pub(crate) accept_standard_json_only: bool,
+}
+
+impl GetRoute<'_> {
+    pub(crate) fn write(&self, writer: &mut FieldWriter<'_>) {
+        writer.text("topic", self.topic);
+        if self.accept_standard_json_only {
+            writer.boolean("acceptStandardJsonOnly", true);
+        }
+    }
+}
+
+/// The request as a name server reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReceivedGetRoute<'a> {
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) accept_standard_json_only: bool,
+}
+
+impl<'a> ReceivedGetRoute<'a> {
+    pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
+        match header.field("topic") {
+            Some(topic) => Ok(Self {
+                topic,
+                accept_standard_json_only: header.boolean("acceptStandardJsonOnly").unwrap_or(false),
+            }),
+            None => Err(WireError::new("request for a route has no topic")),
+        }
+    }
+}
+
+/// Where a topic lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteData {
+    pub(crate) broker_datas: Vec<BrokerData>,
+    pub(crate) queue_datas: Vec<QueueData>,
+    /// `broker-a:4;broker-b:4`: a fixed list of queues for ordered topics.
+    pub(crate) order_topic_conf: Option<String>,
+}
+
+/// A broker name with its addresses; id 0 is the master.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BrokerData {
+    pub(crate) cluster: String,
+    pub(crate) broker_name: String,
+    pub(crate) broker_addresses: BTreeMap<i64, String>,
+}
+
+/// The queues of the topic on one broker name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QueueData {
+    pub(crate) broker_name: String,
+    pub(crate) read_queue_nums: u32,
+    pub(crate) write_queue_nums: u32,
+    /// Bits of `PermName`: 4 read, 2 write, 1 inherit.
+    pub(crate) perm: u32,
+    /// `topicSynFlag` in 4.7.0.
+    pub(crate) topic_sys_flag: i32,
+}
+
+/// The form in which a name server writes route data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteDialect {
+    /// 4.7.0: bare integer keys and `topicSynFlag`.
+    Fastjson,
+    /// 4.9.4 and later when asked: standard JSON and `topicSysFlag`.
+    Standard,
+}
+
+impl RouteData {
+    /// Reads either dialect. Unknown keys are skipped, null is absent.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = JsonReader::new(body, Dialect::Fastjson)?;
+        let mut route = Self::default();
+        reader.enter_object()?;
+        while let Some(key) = reader.next_key()? {
+            if key.is("brokerDatas") {
+                route.broker_datas = read_list(&mut reader, read_broker)?;
+            } else if key.is("queueDatas") {
+                route.queue_datas = read_list(&mut reader, read_queue)?;
+            } else if key.is("orderTopicConf") {
+                route.order_topic_conf = optional_text(&mut reader)?;
+            } else {
+                reader.skip_value()?;
+            }
+        }
+        reader.finish()?;
+        route.check_queues()?;
+        Ok(route)
+    }
+
+    /// Lists of queues are made from these numbers, so their sums have a limit.
+    fn check_queues(&self) -> Result<(), WireError> {
+        let mut read: u32 = 0;
+        let mut write: u32 = 0;
+        for queue in &self.queue_datas {
+            read = read.saturating_add(queue.read_queue_nums);
+            write = write.saturating_add(queue.write_queue_nums);
+        }
+        let most = read.max(write);
+        if most > MAX_QUEUES_PER_TOPIC {
+            return Err(WireError::new(format!(
+                "route with {most} queues is over the limit of {MAX_QUEUES_PER_TOPIC}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Appends the body as a name server writes it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, dialect: RouteDialect) {
+        out.extend_from_slice(b"{\"brokerDatas\":[");
+        for (position, broker) in self.broker_datas.iter().enumerate() {
+            write_comma(out, position);
+            write_broker(out, broker, dialect);
+        }
+        out.extend_from_slice(b"],\"filterServerTable\":{}");
+        if let Some(conf) = &self.order_topic_conf {
+            out.extend_from_slice(b",\"orderTopicConf\":");
+            json::write_string(out, conf);
+        }
+        out.extend_from_slice(b",\"queueDatas\":[");
+        for (position, queue) in self.queue_datas.iter().enumerate() {
+            write_comma(out, position);
+            write_queue(out, queue, dialect);
+        }
+        out.extend_from_slice(b"]}");
+    }
+}
+
+fn read_list<T>(
+    reader: &mut JsonReader<'_>,
+    read: impl Fn(&mut JsonReader<'_>) -> Result<T, WireError>,
+) -> Result<Vec<T>, WireError> {
+    let mut list = Vec::new();
+    if reader.take_null()? {
+        return Ok(list);
+    }
+    reader.enter_array()?;
+    while reader.next_element()? {
+        if list.len() == MAX_BROKERS {
+            return Err(WireError::new(format!(
+                "route with more than {MAX_BROKERS} brokers"
+            )));
+        }
+        list.push(read(reader)?);
+    }
+    Ok(list)
+}
+
+fn optional_text(reader: &mut JsonReader<'_>) -> Result<Option<String>, WireError> {
+    Ok(reader.optional_string()?.map(|text| text.text().into_owned()))
+}
+
+fn read_broker(reader: &mut JsonReader<'_>) -> Result<BrokerData, WireError> {
+    let mut cluster = None;
+    let mut broker_name = None;
+    let mut broker_addresses = BTreeMap::new();
+    reader.enter_object()?;
+    while let Some(key) = reader.next_key()? {
+        if key.is("brokerName") {
+            broker_name = optional_text(reader)?;
+        } else if key.is("cluster") {
+            cluster = optional_text(reader)?;
+        } else if key.is("brokerAddrs") {
+            broker_addresses = read_addresses(reader)?;
+        } else {
+            reader.skip_value()?;
+        }
+    }
+    match broker_name {
+        Some(broker_name) => Ok(BrokerData {
+            cluster: cluster.unwrap_or_default(),
+            broker_name,
+            broker_addresses,
+        }),
+        None => Err(WireError::new("broker without a name in route data")),
+    }
+}
+
+fn read_addresses(reader: &mut JsonReader<'_>) -> Result<BTreeMap<i64, String>, WireError> {
+    let mut addresses = BTreeMap::new();
+    if reader.take_null()? {
+        return Ok(addresses);
+    }
+    reader.enter_object()?;
+    while let Some(key) = reader.next_key()? {
+        let broker_id = broker_id(key)?;
+        if let Some(address) = optional_text(reader)? {
+            if addresses.len() == MAX_ADDRESSES_PER_BROKER {
+                return Err(WireError::new(format!(
+                    "broker with more than {MAX_ADDRESSES_PER_BROKER} addresses"
+                )));
+            }
+            addresses.insert(broker_id, address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn broker_id(key: JsonText<'_>) -> Result<i64, WireError> {
+    let text = key.text();
+    text.parse()
+        .map_err(|_| WireError::new(format!("broker id {text:.40} in route data is no number")))
+}
+
+fn read_queue(reader: &mut JsonReader<'_>) -> Result<QueueData, WireError> {
+    let mut broker_name = None;
+    let mut read_queue_nums = None;
+    let mut write_queue_nums = None;
+    let mut perm = None;
+    let mut topic_sys_flag = None;
+    reader.enter_object()?;
+    while let Some(key) = reader.next_key()? {
+        if key.is("brokerName") {
+            broker_name = optional_text(reader)?;
+        } else if key.is("readQueueNums") {
+            read_queue_nums = reader.integer()?;
+        } else if key.is("writeQueueNums") {
+            write_queue_nums = reader.integer()?;
+        } else if key.is("perm") {
+            perm = reader.integer()?;
+        } else if key.is("topicSysFlag") || key.is("topicSynFlag") {
+            topic_sys_flag = reader.integer()?;
+        } else {
+            reader.skip_value()?;
+        }
+    }
+    match (broker_name, read_queue_nums, write_queue_nums, perm) {
+        (Some(broker_name), Some(read_queue_nums), Some(write_queue_nums), Some(perm)) => Ok(QueueData {
+            broker_name,
+            read_queue_nums,
+            write_queue_nums,
+            perm,
+            topic_sys_flag: topic_sys_flag.unwrap_or(0),
+        }),
+        _ => Err(WireError::new(
+            "queue data without broker name, queue counts or permission in a route",
+        )),
+    }
+}
+
+fn write_comma(out: &mut Vec<u8>, position: usize) {
+    if position > 0 {
+        out.push(b',');
+    }
+}
+
+fn write_broker(out: &mut Vec<u8>, broker: &BrokerData, dialect: RouteDialect) {
+    out.extend_from_slice(b"{\"brokerAddrs\":{");
+    for (position, (broker_id, address)) in broker.broker_addresses.iter().enumerate() {
+        write_comma(out, position);
+        match dialect {
+            RouteDialect::Fastjson => json::write_integer(out, *broker_id),
+            RouteDialect::Standard => {
+                out.push(b'"');
+                json::write_integer(out, *broker_id);
+                out.push(b'"');
+            }
+        }
+        out.push(b':');
+        json::write_string(out, address);
+    }
+    out.extend_from_slice(b"},\"brokerName\":");
+    json::write_string(out, &broker.broker_name);
+    out.extend_from_slice(b",\"cluster\":");
+    json::write_string(out, &broker.cluster);
+    out.push(b'}');
+}
+
+fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
+    out.extend_from_slice(b"{\"brokerName\":");
+    json::write_string(out, &queue.broker_name);
+    out.extend_from_slice(b",\"perm\":");
+    json::write_integer(out, queue.perm.into());
+    out.extend_from_slice(b",\"readQueueNums\":");
+    json::write_integer(out, queue.read_queue_nums.into());
+    out.extend_from_slice(match dialect {
+        RouteDialect::Fastjson => b",\"topicSynFlag\":",
+        RouteDialect::Standard => b",\"topicSysFlag\":",
+    });
+    json::write_integer(out, queue.topic_sys_flag.into());
+    out.extend_from_slice(b",\"writeQueueNums\":");
+    json::write_integer(out, queue.write_queue_nums.into());
+    out.push(b'}');
+}

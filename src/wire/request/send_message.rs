@@ -1,0 +1,289 @@
+//! `SEND_MESSAGE` (10), `SEND_MESSAGE_V2` (310) and `SEND_BATCH_MESSAGE` (320), and the reply to all of them.
+//!
+//! The fields are those of `SendMessageRequestHeader` (long names) and `SendMessageRequestHeaderV2` (one letter each).
+//! `SEND_REPLY_MESSAGE` (324) and its V2 (325) have the same headers. What the body holds is not looked at here.
+
+use std::borrow::Cow;
+
+use crate::code::{RequestCode, ResponseCode};
+use crate::message::id::{MessageId, OffsetMessageId};
+use crate::wire::WireError;
+use crate::wire::header::{FieldWriter, Header, parse_number};
+
+/// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
+const DEFAULT_REGION: &str = "DefaultRegion";
+
+/// Properties of a message in two parts, so that a send can add its own without copying the message's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PropertyList<'a> {
+    pub(crate) own: &'a [(Box<str>, Box<str>)],
+    pub(crate) added: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> PropertyList<'a> {
+    /// The message's own properties, then the added ones. Readers let the last of equal names win.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let own = self.own.iter().map(|(name, value)| (&**name, &**value));
+        own.chain(self.added.iter().copied())
+    }
+
+    /// Bytes of the property string, with its last 0x02.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum()
+    }
+}
+
+/// The header fields of a send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SendMessage<'a> {
+    pub(crate) producer_group: &'a str,
+    pub(crate) topic: &'a str,
+    /// The topic whose settings a new topic gets.
+    pub(crate) default_topic: &'a str,
+    pub(crate) default_topic_queue_nums: i32,
+    pub(crate) queue_id: i32,
+    pub(crate) sys_flag: i32,
+    pub(crate) born_timestamp_ms: i64,
+    pub(crate) flag: i32,
+    pub(crate) properties: PropertyList<'a>,
+    pub(crate) reconsume_times: i32,
+    pub(crate) unit_mode: bool,
+    /// Only for `%RETRY%` topics.
+    pub(crate) max_reconsume_times: Option<i32>,
+    /// Decides whether the body is a batch; the request code does not.
+    pub(crate) batch: bool,
+    /// For the 5.x proxy and static topics; ordinary brokers ignore it.
+    pub(crate) broker_name: Option<&'a str>,
+}
+
+impl SendMessage<'_> {
+    /// Writes the fields with their long names, for code 10.
+    pub(crate) fn write_v1(&self, writer: &mut FieldWriter<'_>) {
+        self.write(writer, &LONG_NAMES);
+    }
+
+    /// Writes the fields with their one-letter names, for codes 310 and 320.
+    pub(crate) fn write_v2(&self, writer: &mut FieldWriter<'_>) {
+        self.write(writer, &SHORT_NAMES);
+    }
+
+    fn write(&self, writer: &mut FieldWriter<'_>, names: &FieldNames) {
+        writer.text(names.producer_group, self.producer_group);
+        writer.text(names.topic, self.topic);
+        writer.text(names.default_topic, self.default_topic);
+        writer.number(
+            names.default_topic_queue_nums,
+            self.default_topic_queue_nums.into(),
+        );
+        writer.number(names.queue_id, self.queue_id.into());
+        writer.number(names.sys_flag, self.sys_flag.into());
+        writer.number(names.born_timestamp, self.born_timestamp_ms);
+        writer.number(names.flag, self.flag.into());
+        writer.properties(names.properties, self.properties.iter());
+        writer.number(names.reconsume_times, self.reconsume_times.into());
+        writer.boolean(names.unit_mode, self.unit_mode);
+        if let Some(times) = self.max_reconsume_times {
+            writer.number(names.max_reconsume_times, times.into());
+        }
+        writer.boolean(names.batch, self.batch);
+        if let Some(broker_name) = self.broker_name {
+            writer.text(names.broker_name, broker_name);
+        }
+    }
+}
+
+/// What the fields are called in one of the two headers.
+struct FieldNames {
+    producer_group: &'static str,
+    topic: &'static str,
+    default_topic: &'static str,
+    default_topic_queue_nums: &'static str,
+    queue_id: &'static str,
+    sys_flag: &'static str,
+    born_timestamp: &'static str,
+    flag: &'static str,
+    properties: &'static str,
+    reconsume_times: &'static str,
+    unit_mode: &'static str,
+    max_reconsume_times: &'static str,
+    batch: &'static str,
+    broker_name: &'static str,
+}
+
+const LONG_NAMES: FieldNames = FieldNames {
+    producer_group: "producerGroup",
+    topic: "topic",
+    default_topic: "defaultTopic",
+    default_topic_queue_nums: "defaultTopicQueueNums",
+    queue_id: "queueId",
+    sys_flag: "sysFlag",
+    born_timestamp: "bornTimestamp",
+    flag: "flag",
+    properties: "properties",
+    reconsume_times: "reconsumeTimes",
+    unit_mode: "unitMode",
+    max_reconsume_times: "maxReconsumeTimes",
+    batch: "batch",
+    // The field that every 5.x request header inherits (`RpcRequestHeader`).
+    broker_name: "bname",
+};
+
+const SHORT_NAMES: FieldNames = FieldNames {
+    producer_group: "a",
+    topic: "b",
+    default_topic: "c",
+    default_topic_queue_nums: "d",
+    queue_id: "e",
+    sys_flag: "f",
+    born_timestamp: "g",
+    flag: "h",
+    properties: "i",
+    reconsume_times: "j",
+    unit_mode: "k",
+    max_reconsume_times: "l",
+    batch: "m",
+    broker_name: "n",
+};
+
+/// The header fields of a send as a broker reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReceivedSend<'a> {
+    pub(crate) producer_group: Cow<'a, str>,
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) default_topic: Cow<'a, str>,
+    pub(crate) default_topic_queue_nums: i32,
+    pub(crate) queue_id: i32,
+    pub(crate) sys_flag: i32,
+    pub(crate) born_timestamp_ms: i64,
+    pub(crate) flag: i32,
+    /// The property string as it came; empty when there was none.
+    pub(crate) properties: Cow<'a, str>,
+    pub(crate) reconsume_times: i32,
+    pub(crate) unit_mode: bool,
+    pub(crate) max_reconsume_times: Option<i32>,
+    pub(crate) batch: bool,
+    pub(crate) broker_name: Option<Cow<'a, str>>,
+}
+
+impl<'a> ReceivedSend<'a> {
+    /// Decodes the header of a request with one of the codes 10, 310, 320, 324 and 325.
+    pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
+        let names = match RequestCode::new(header.code) {
+            RequestCode::SEND_MESSAGE | RequestCode::SEND_REPLY_MESSAGE => &LONG_NAMES,
+            RequestCode::SEND_MESSAGE_V2
+            | RequestCode::SEND_BATCH_MESSAGE
+            | RequestCode::SEND_REPLY_MESSAGE_V2 => &SHORT_NAMES,
+            other => return Err(WireError::new(format!("request code {other} is no send"))),
+        };
+        Ok(Self {
+            producer_group: required(header.field(names.producer_group), names.producer_group)?,
+            topic: required(header.field(names.topic), names.topic)?,
+            default_topic: required(header.field(names.default_topic), names.default_topic)?,
+            default_topic_queue_nums: required_number(header, names.default_topic_queue_nums)?,
+            queue_id: required_number(header, names.queue_id)?,
+            sys_flag: required_number(header, names.sys_flag)?,
+            born_timestamp_ms: required_number(header, names.born_timestamp)?,
+            flag: required_number(header, names.flag)?,
+            properties: header.field(names.properties).unwrap_or_default(),
+            reconsume_times: header.number(names.reconsume_times)?.unwrap_or(0),
+            unit_mode: header.boolean(names.unit_mode).unwrap_or(false),
+            max_reconsume_times: header.number(names.max_reconsume_times)?,
+            batch: header.boolean(names.batch).unwrap_or(false),
+            broker_name: header.field(names.broker_name),
+        })
+    }
+}
+
+fn required<T>(value: Option<T>, name: &str) -> Result<T, WireError> {
+    value.ok_or_else(|| WireError::new(format!("header field {name} is missing")))
+}
+
+fn required_number<T: std::str::FromStr>(header: &Header<'_>, name: &str) -> Result<T, WireError> {
+    required(header.number(name)?, name)
+}
+
+/// What a broker says about a stored message (`SendMessageResponseHeader`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SendReply {
+    /// Where the message was stored; of a batch, its first message.
+    pub(crate) offset_message_id: OffsetMessageId,
+    pub(crate) queue_id: u32,
+    /// Of a batch, the offset of its first message; the others follow.
+    pub(crate) queue_offset: u64,
+    /// The unique key again; only 5.x brokers send it.
+    pub(crate) transaction_id: Option<MessageId>,
+    /// `None` for `DefaultRegion`, so that the usual reply needs no allocation.
+    pub(crate) region_id: Option<Box<str>>,
+    pub(crate) trace_on: bool,
+}
+
+impl SendReply {
+    /// Decodes the header of a success: code 0, or 10, 11 or 12, with which the message is stored as well.
+    ///
+    /// # Errors
+    /// On any other code, and when one of the ids and offsets is missing or no number: they are never made up.
+    pub(crate) fn decode(header: &Header<'_>) -> Result<Self, WireError> {
+        let code = ResponseCode::new(header.code);
+        if !matches!(
+            code,
+            ResponseCode::SUCCESS
+                | ResponseCode::FLUSH_DISK_TIMEOUT
+                | ResponseCode::SLAVE_NOT_AVAILABLE
+                | ResponseCode::FLUSH_SLAVE_TIMEOUT
+        ) {
+            return Err(WireError::new(format!(
+                "response code {code} does not say that a message was stored"
+            )));
+        }
+        let mut offset_message_id = None;
+        let mut queue_id = None;
+        let mut queue_offset = None;
+        let mut transaction_id = None;
+        let mut region_id = None;
+        let mut trace_on = true;
+        // One pass over the fields, where asking for each by name would take six.
+        for (name, value) in header.fields.iter() {
+            match &*name {
+                "msgId" => offset_message_id = Some(parse_offset_message_id(&value)?),
+                "queueId" => queue_id = Some(parse_number("queueId", &value)?),
+                "queueOffset" => queue_offset = Some(parse_number("queueOffset", &value)?),
+                // Only informs, so text that is no id is not worth losing the news of a stored message.
+                "transactionId" => transaction_id = MessageId::from_text(&value),
+                "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
+                "MSG_REGION" => region_id = Some(value.into()),
+                // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
+                "TRACE_ON" => trace_on = &*value != "false",
+                _ => {}
+            }
+        }
+        Ok(Self {
+            offset_message_id: required(offset_message_id, "msgId")?,
+            queue_id: required(queue_id, "queueId")?,
+            queue_offset: required(queue_offset, "queueOffset")?,
+            transaction_id,
+            region_id,
+            trace_on,
+        })
+    }
+
+    /// Writes the fields as a broker does.
+    pub(crate) fn write(&self, writer: &mut FieldWriter<'_>) {
+        writer.text("msgId", self.offset_message_id.as_str());
+        writer.number("queueId", self.queue_id.into());
+        writer.text("queueOffset", &self.queue_offset.to_string());
+        if let Some(transaction_id) = &self.transaction_id {
+            writer.text("transactionId", transaction_id.as_str());
+        }
+        writer.text("MSG_REGION", self.region_id.as_deref().unwrap_or(DEFAULT_REGION));
+        writer.boolean("TRACE_ON", self.trace_on);
+    }
+}
+
+/// The id, or the first of the comma-separated ids that answer a batch.
+fn parse_offset_message_id(text: &str) -> Result<OffsetMessageId, WireError> {
+    let first = text.split_once(',').map_or(text, |(first, _)| first);
+    OffsetMessageId::from_text(first)
+        .ok_or_else(|| WireError::new(format!("msgId {first:.80} is no message id")))
+}
