@@ -15,9 +15,14 @@ const QUEUES: usize = 4;
 fn topic(cluster: &RealCluster, producer: &Producer, name: &str) -> Vec<MessageQueue> {
     cluster.create_topic(name, QUEUES);
     let queues = producer.publish_queues(name).unwrap();
-    let order: Vec<_> = queues.iter().map(|queue| (queue.broker_name(), queue.queue_id())).collect();
-    let expected: Vec<_> =
-        ["broker-a", "broker-b"].iter().flat_map(|broker| (0..4).map(move |id| (*broker, id))).collect();
+    let order: Vec<_> = queues
+        .iter()
+        .map(|queue| (queue.broker_name(), queue.queue_id()))
+        .collect();
+    let expected: Vec<_> = ["broker-a", "broker-b"]
+        .iter()
+        .flat_map(|broker| (0..4).map(move |id| (*broker, id)))
+        .collect();
     assert_eq!(order, expected);
     queues
 }
@@ -28,18 +33,37 @@ fn message(topic: &str, body: impl Into<Vec<u8>>) -> Message {
 
 #[track_caller]
 fn assert_in(read: &ReadMessage, queue: &MessageQueue) {
-    assert_eq!((read.broker_name.as_str(), read.queue_id), (queue.broker_name(), queue.queue_id()));
+    assert_eq!(
+        (read.broker_name.as_str(), read.queue_id),
+        (queue.broker_name(), queue.queue_id())
+    );
 }
 
 /// One message in each of the three ways; the async one's result is waited for.
-fn send_three_ways(producer: &Producer, target: &dyn Fn() -> Target, topic: &str, text: &str) -> Vec<SendResult> {
-    let sync = producer.to(target()).send(&message(topic, format!("{text} sync"))).unwrap();
+fn send_three_ways(
+    producer: &Producer,
+    target: &dyn Fn() -> Target,
+    topic: &str,
+    text: &str,
+) -> Vec<SendResult> {
+    let sync = producer
+        .to(target())
+        .send(&message(topic, format!("{text} sync")))
+        .unwrap();
     let (sender, outcome) = mpsc::channel();
     producer
         .to(target())
-        .send_async(message(topic, format!("{text} async")), move |outcome| sender.send(outcome).unwrap());
-    producer.to(target()).send_oneway(&message(topic, format!("{text} oneway"))).unwrap();
-    let asynchronous = outcome.recv_timeout(2 * PATIENCE).unwrap().unwrap_or_else(|failure| panic!("{}", failure.error));
+        .send_async(message(topic, format!("{text} async")), move |outcome| {
+            sender.send(outcome).unwrap();
+        });
+    producer
+        .to(target())
+        .send_oneway(&message(topic, format!("{text} oneway")))
+        .unwrap();
+    let asynchronous = outcome
+        .recv_timeout(2 * PATIENCE)
+        .unwrap()
+        .unwrap_or_else(|failure| panic!("{}", failure.error));
     vec![sync, asynchronous]
 }
 
@@ -49,10 +73,15 @@ fn assert_three_in(read: &[ReadMessage], results: &[SendResult], queue: &Message
     for result in results {
         assert_in(find(read, result), queue);
     }
-    let mut mine: Vec<_> = read.iter().filter(|message| message.text().starts_with(&format!("{text} "))).collect();
+    let mut mine: Vec<_> = read
+        .iter()
+        .filter(|message| message.text().starts_with(&format!("{text} ")))
+        .collect();
     mine.sort_by_key(|message| message.queue_offset);
     assert_eq!(mine.len(), 3, "{text}");
-    mine.iter().for_each(|message| assert_in(message, queue));
+    for message in &mine {
+        assert_in(message, queue);
+    }
     assert_eq!(mine[0].text(), format!("{text} sync"));
 }
 
@@ -74,7 +103,15 @@ pub(crate) fn a_given_queue_is_used(version: &str) {
 }
 
 pub(crate) fn a_key_picks_the_queue_that_java_picks(version: &str) {
-    let keys = ["order-1", "order-2", "order-3", "a", "鍵-😀", "Schlüssel", "0123456789012345678901234567890123"];
+    let keys = [
+        "order-1",
+        "order-2",
+        "order-3",
+        "a",
+        "鍵-😀",
+        "Schlüssel",
+        "0123456789012345678901234567890123",
+    ];
     let cluster = Shared::Open.of(version);
     let producer = producer(&cluster, "by_key");
     let queues = topic(&cluster, &producer, "by_key");
@@ -84,14 +121,15 @@ pub(crate) fn a_key_picks_the_queue_that_java_picks(version: &str) {
         .collect();
     // Its hash code is Integer.MIN_VALUE, whose absolute value is itself: 4.7.0's selector fails with it, 5.x
     // takes the remainder first.
-    let extreme = producer.to(Target::key("polygenelubricants")).send(&message("by_key", "extreme")).unwrap();
+    let extreme = producer
+        .to(Target::key("polygenelubricants"))
+        .send(&message("by_key", "extreme"))
+        .unwrap();
     shut_down(&producer);
     let read = read_all(&cluster, &["by_key"], 3 * keys.len() + 1);
     assert_eq!(read.len(), 3 * keys.len() + 1);
     for (key, results) in keys.iter().zip(&results) {
-        let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let picked = &cluster.java(&format!("hash {} {hex}", queues.len()))[0]["index"];
-        let index = usize::try_from(picked.as_u64().unwrap()).unwrap();
+        let index = cluster.java_hash(key, queues.len());
         assert_three_in(&read, results, &queues[index], key);
     }
     assert_in(find(&read, &extreme), &queues[0]);

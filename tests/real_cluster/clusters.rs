@@ -5,13 +5,17 @@ use std::{collections::BTreeSet, sync::mpsc};
 use rocketmq_producer::{Message, Producer, SendResult};
 
 use crate::{
-    PATIENCE, Shared, builder, find, producer, shut_down,
+    PATIENCE, Shared, builder, find, find_all, producer, shut_down,
     support::{RealCluster, read_all, wait_until},
 };
 
 fn send_some(producer: &Producer, topic: &str, text: &str, count: usize) -> Vec<SendResult> {
     (0..count)
-        .map(|i| producer.send(&Message::new(topic, format!("{text} {i}")).unwrap()).unwrap())
+        .map(|i| {
+            producer
+                .send(&Message::new(topic, format!("{text} {i}")).unwrap())
+                .unwrap()
+        })
         .collect()
 }
 
@@ -27,8 +31,7 @@ pub(crate) fn a_new_topic_gets_four_queues_on_each_broker_used(version: &str) {
     let results = send_some(&producer, "brand_new", "new", 16);
     shut_down(&producer);
     let read = read_all(&cluster, &["brand_new"], 16);
-    assert_eq!(read.len(), 16);
-    results.iter().for_each(|result| drop(find(&read, result)));
+    find_all(&read, &results);
     let expected: Vec<_> = brokers(&results)
         .iter()
         .flat_map(|broker| (0..4).map(move |id| ((*broker).to_owned(), id)))
@@ -68,7 +71,10 @@ pub(crate) fn a_killed_broker_does_not_stop_sends(version: &str) {
     let read = read_all(&cluster, &["survivor"], results.len());
     for result in &results {
         if result.may_be_duplicated {
-            assert!(read.iter().any(|message| message.message_id == result.message_id.as_str()));
+            assert!(
+                read.iter()
+                    .any(|message| message.message_id == result.message_id.as_str())
+            );
         } else {
             find(&read, result);
         }
@@ -84,11 +90,17 @@ pub(crate) fn producers_register_and_sign_off(version: &str) {
     let results = send_some(&producer, "registered", "hello", 8);
     assert_eq!(brokers(&results).len(), 2);
     wait_until("both brokers know the producer", || {
-        cluster.producers("registered").iter().all(|(_, ids)| *ids == [id.clone()])
+        cluster
+            .producers("registered")
+            .iter()
+            .all(|(_, ids)| *ids == [id.clone()])
     });
     shut_down(&producer);
     wait_until("no broker knows the producer", || {
-        cluster.producers("registered").iter().all(|(_, ids)| ids.is_empty())
+        cluster
+            .producers("registered")
+            .iter()
+            .all(|(_, ids)| ids.is_empty())
     });
 }
 
@@ -105,17 +117,22 @@ pub(crate) fn two_groups_do_not_disturb_each_other(version: &str) {
         let known = |group| cluster.producers(group).iter().any(|(_, ids)| !ids.is_empty());
         !known("first_group") && known("second_group")
     });
-    assert!(first.send(&Message::new("neighbours", "too late").unwrap()).is_err());
+    assert!(
+        first
+            .send(&Message::new("neighbours", "too late").unwrap())
+            .is_err()
+    );
     results.extend(send_some(&second, "neighbours", "still", 8));
     shut_down(&second);
     let read = read_all(&cluster, &["neighbours"], results.len());
-    assert_eq!(read.len(), results.len());
-    results.iter().for_each(|result| drop(find(&read, result)));
+    find_all(&read, &results);
 }
 
 pub(crate) fn two_clusters_do_not_disturb_each_other(version: &str) {
     let clusters = [Shared::Open.of(version), Shared::Strict.of(version)];
-    clusters.iter().for_each(|cluster| cluster.create_topic("both", 2));
+    for cluster in &clusters {
+        cluster.create_topic("both", 2);
+    }
     // The same group and topic: nothing but the name servers tells the two apart.
     let producers = clusters.each_ref().map(|cluster| producer(cluster, "both"));
     let mut results = [Vec::new(), Vec::new()];
@@ -129,7 +146,6 @@ pub(crate) fn two_clusters_do_not_disturb_each_other(version: &str) {
     shut_down(&producers[1]);
     for (cluster, results) in clusters.iter().zip(&results) {
         let read = read_all(cluster, &["both"], results.len());
-        assert_eq!(read.len(), results.len());
-        results.iter().for_each(|result| drop(find(&read, result)));
+        find_all(&read, results);
     }
 }

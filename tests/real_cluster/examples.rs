@@ -24,17 +24,31 @@ pub(crate) fn quick_start_examples(version: &str) {
 
     let (said, sent) = run_and_read(&cluster, "sync_producer", &mut known);
     assert_eq!(texts(&sent), hello);
-    assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA") && message.keys.is_none()));
+    assert!(
+        sent.iter()
+            .all(|message| message.tags.as_deref() == Some("TagA") && message.keys.is_none())
+    );
     for message in &sent {
-        assert!(said.contains(&message.message_id), "{} is not in the output:\n{said}", message.message_id);
+        assert!(
+            said.contains(&message.message_id),
+            "{} is not in the output:\n{said}",
+            message.message_id
+        );
     }
 
     let (said, sent) = run_and_read(&cluster, "async_producer", &mut known);
     assert_eq!(texts(&sent), BTreeSet::from(["Hello world".to_owned()]));
-    assert!(sent.iter().all(|message| message.keys.as_deref() == Some("OrderID188")));
+    assert!(
+        sent.iter()
+            .all(|message| message.keys.as_deref() == Some("OrderID188"))
+    );
     assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
     for message in &sent {
-        assert!(said.contains(&message.message_id), "{} is not in the output:\n{said}", message.message_id);
+        assert!(
+            said.contains(&message.message_id),
+            "{} is not in the output:\n{said}",
+            message.message_id
+        );
     }
 
     let (_, sent) = run_and_read(&cluster, "oneway_producer", &mut known);
@@ -54,10 +68,16 @@ fn run_and_read(
 ) -> (String, Vec<ReadMessage>) {
     let mut command = Command::new(&programs()[example]);
     command.env("NAMESRV_ADDR", &cluster.name_servers);
-    let said = run(&mut command, Duration::from_secs(60)).or_panic(example).stdout;
+    let said = run(&mut command, Duration::from_secs(60))
+        .or_panic(example)
+        .stdout;
     let expected = known.len() + 100;
     let mut read = read_all(cluster, &[TOPIC], expected);
-    assert_eq!(read.len(), expected, "messages after {example}, which said:\n{said}");
+    assert_eq!(
+        read.len(),
+        expected,
+        "messages after {example}, which said:\n{said}"
+    );
     read.retain(|message| known.insert(message.message_id.clone()));
     assert_eq!(read.len(), 100, "message ids were given out twice");
     assert!(read.iter().all(|message| message.born_host == "127.0.0.1"));
@@ -69,11 +89,19 @@ fn programs() -> &'static BTreeMap<String, PathBuf> {
     static PROGRAMS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "--examples", "--all-features", "--message-format=json"]);
-        let told = run(&mut cargo, Duration::from_secs(600)).or_panic("cargo build --examples").stdout;
-        let artifacts = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+            "build",
+            "--quiet",
+            "--examples",
+            "--all-features",
+            "--message-format=json",
+        ]);
+        let told = run(&mut cargo, Duration::from_secs(600))
+            .or_panic("cargo build --examples")
+            .stdout;
+        let artifacts = told
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         artifacts
             .filter_map(|artifact| {
                 let name = artifact["target"]["name"].as_str()?;

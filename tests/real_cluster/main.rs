@@ -8,7 +8,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "these are tests; the functions are called from the generated ones"
+    clippy::significant_drop_tightening,
+    reason = "all of this is test code, called from the generated tests; a cluster starts under its lock"
 )]
 
 mod aims;
@@ -89,7 +90,9 @@ impl Shared {
             *slot = Some((version.to_owned(), Some(Arc::new(self.start(version)))));
         }
         let (_, cluster) = slot.as_ref().unwrap();
-        cluster.clone().unwrap_or_else(|| panic!("the shared cluster {version} did not start, see above"))
+        cluster
+            .clone()
+            .unwrap_or_else(|| panic!("the shared cluster {version} did not start, see above"))
     }
 
     fn start(self, version: &str) -> RealCluster {
@@ -115,7 +118,9 @@ impl Shared {
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn builder(cluster: &RealCluster, group: &str) -> ProducerBuilder {
-    Producer::builder(group).name_servers(cluster.name_servers.as_str()).send_timeout(PATIENCE)
+    Producer::builder(group)
+        .name_servers(cluster.name_servers.as_str())
+        .send_timeout(PATIENCE)
 }
 
 fn producer(cluster: &RealCluster, group: &str) -> Producer {
@@ -134,7 +139,12 @@ fn shut_down(producer: &Producer) {
 fn find<'r>(read: &'r [ReadMessage], result: &SendResult) -> &'r ReadMessage {
     let id = result.message_id.as_str();
     let found: Vec<_> = read.iter().filter(|message| message.message_id == id).collect();
-    assert_eq!(found.len(), 1, "copies of {id} among {} messages: {found:?}", read.len());
+    assert_eq!(
+        found.len(),
+        1,
+        "copies of {id} among {} messages: {found:?}",
+        read.len()
+    );
     let message = found[0];
     assert_eq!(message.topic, result.queue.topic());
     assert_eq!(message.broker_name, result.queue.broker_name());
@@ -143,4 +153,13 @@ fn find<'r>(read: &'r [ReadMessage], result: &SendResult) -> &'r ReadMessage {
     assert_eq!(message.offset_message_id, result.offset_message_id.as_str());
     assert_eq!(message.born_host, "127.0.0.1");
     message
+}
+
+/// That exactly the messages of these results are there, each once and where its result says.
+#[track_caller]
+fn find_all(read: &[ReadMessage], results: &[SendResult]) {
+    assert_eq!(read.len(), results.len());
+    for result in results {
+        find(read, result);
+    }
 }

@@ -13,7 +13,14 @@ use crate::{
 };
 
 /// What brokers and the library itself add to a message's properties.
-const ADDED: [&str; 6] = ["UNIQ_KEY", "WAIT", "CLUSTER", "MSG_REGION", "TRACE_ON", "BORN_TIMESTAMP"];
+const ADDED: [&str; 6] = [
+    "UNIQ_KEY",
+    "WAIT",
+    "CLUSTER",
+    "MSG_REGION",
+    "TRACE_ON",
+    "BORN_TIMESTAMP",
+];
 
 struct Sample {
     body: Vec<u8>,
@@ -24,8 +31,14 @@ struct Sample {
 }
 
 fn samples() -> Vec<Sample> {
-    let plain = |body: Vec<u8>| Sample { body, tags: None, keys: &[], properties: &[], flag: 0 };
-    let pattern = |length: usize| (0..length).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>();
+    let plain = |body: Vec<u8>| Sample {
+        body,
+        tags: None,
+        keys: &[],
+        properties: &[],
+        flag: 0,
+    };
+    let pattern = |length: usize| (0..=250).cycle().take(length).collect::<Vec<u8>>();
     vec![
         plain(vec![0]),
         plain((0..=255).collect()),
@@ -43,12 +56,20 @@ fn samples() -> Vec<Sample> {
             ],
             flag: -7,
         },
-        Sample { body: b"one key".to_vec(), tags: Some("TagA"), keys: &["k"], properties: &[], flag: i32::MAX },
+        Sample {
+            body: b"one key".to_vec(),
+            tags: Some("TagA"),
+            keys: &["k"],
+            properties: &[],
+            flag: i32::MAX,
+        },
     ]
 }
 
 fn build(topic: &str, sample: &Sample) -> Message {
-    let mut message = Message::builder(topic).body(sample.body.clone()).flag(sample.flag);
+    let mut message = Message::builder(topic)
+        .body(sample.body.clone())
+        .flag(sample.flag);
     if let Some(tags) = sample.tags {
         message = message.tags(tags);
     }
@@ -63,19 +84,30 @@ fn build(topic: &str, sample: &Sample) -> Message {
 
 #[track_caller]
 fn assert_equal(read: &ReadMessage, sample: &Sample) {
-    assert!(read.body == sample.body, "{} bytes sent, {} other bytes read", sample.body.len(), read.body.len());
+    assert!(
+        read.body == sample.body,
+        "{} bytes sent, {} other bytes read",
+        sample.body.len(),
+        read.body.len()
+    );
     assert_eq!(read.tags.as_deref(), sample.tags);
     assert_eq!(read.keys.clone().unwrap_or_default(), sample.keys.join(" "));
     assert_eq!(read.flag, sample.flag);
     assert_eq!(read.sys_flag, 0);
     for (name, value) in sample.properties {
-        assert_eq!(read.properties.get(*name).map(String::as_str), Some(*value), "property {name}");
+        assert_eq!(
+            read.properties.get(*name).map(String::as_str),
+            Some(*value),
+            "property {name}"
+        );
     }
     let own = |name: &str| sample.properties.iter().any(|(known, _)| *known == name);
     let strange: Vec<_> = read
         .properties
         .keys()
-        .filter(|name| !own(name) && !ADDED.contains(&name.as_str()) && !["TAGS", "KEYS"].contains(&name.as_str()))
+        .filter(|name| {
+            !own(name) && !ADDED.contains(&name.as_str()) && !["TAGS", "KEYS"].contains(&name.as_str())
+        })
         .collect();
     assert!(strange.is_empty(), "properties that nobody set: {strange:?}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
@@ -85,13 +117,19 @@ fn assert_equal(read: &ReadMessage, sample: &Sample) {
 
 pub(crate) fn sync_sends_are_read_back_equal(version: &str) {
     let cluster = Shared::Open.of(version);
-    for (serialization, topic) in
-        [(HeaderSerialization::Json, "sync_json"), (HeaderSerialization::Binary, "sync_binary")]
-    {
-        let producer = builder(&cluster, "sync").header_serialization(serialization).start().unwrap();
+    for (serialization, topic) in [
+        (HeaderSerialization::Json, "sync_json"),
+        (HeaderSerialization::Binary, "sync_binary"),
+    ] {
+        let producer = builder(&cluster, "sync")
+            .header_serialization(serialization)
+            .start()
+            .unwrap();
         let samples = samples();
-        let results: Vec<_> =
-            samples.iter().map(|sample| producer.send(&build(topic, sample)).unwrap()).collect();
+        let results: Vec<_> = samples
+            .iter()
+            .map(|sample| producer.send(&build(topic, sample)).unwrap())
+            .collect();
         shut_down(&producer);
         let read = read_all(&cluster, &[topic], samples.len());
         assert_eq!(read.len(), samples.len());
@@ -114,7 +152,11 @@ pub(crate) fn async_sends_are_read_back_equal(version: &str) {
     let producer = producer(&cluster, "async");
     let (sender, outcomes) = mpsc::channel();
     for i in 0..COUNT {
-        let message = Message::builder("async").tags("TagB").body(format!("async {i}")).build().unwrap();
+        let message = Message::builder("async")
+            .tags("TagB")
+            .body(format!("async {i}"))
+            .build()
+            .unwrap();
         let sender = sender.clone();
         producer.send_async(message, move |outcome| sender.send((i, outcome)).unwrap());
     }
@@ -123,7 +165,10 @@ pub(crate) fn async_sends_are_read_back_equal(version: &str) {
     for _ in 0..COUNT {
         let (i, outcome) = outcomes.recv_timeout(2 * PATIENCE).unwrap();
         let result = outcome.unwrap_or_else(|failure| panic!("message {i}: {}", failure.error));
-        assert!(results[i].replace(result).is_none(), "message {i} was answered twice");
+        assert!(
+            results[i].replace(result).is_none(),
+            "message {i} was answered twice"
+        );
     }
     shut_down(&producer);
     assert!(outcomes.try_recv().is_err(), "a callback ran twice");
@@ -141,7 +186,10 @@ pub(crate) fn oneway_sends_are_read_back_after_shutdown(version: &str) {
     let cluster = Shared::Open.of(version);
     let producer = producer(&cluster, "oneway");
     for i in 0..COUNT {
-        let message = Message::builder("oneway").keys([format!("{i}")]).body(format!("oneway {i}")).build();
+        let message = Message::builder("oneway")
+            .keys([format!("{i}")])
+            .body(format!("oneway {i}"))
+            .build();
         producer.send_oneway(&message.unwrap()).unwrap();
     }
     let report = producer.shutdown(PATIENCE);

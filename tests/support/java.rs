@@ -28,7 +28,7 @@ pub(crate) struct ReadMessage {
     pub(crate) broker_name: String,
     pub(crate) queue_id: u32,
     pub(crate) queue_offset: u64,
-    /// UNIQ_KEY; empty when the message has none.
+    /// `UNIQ_KEY`; empty when the message has none.
     pub(crate) message_id: String,
     pub(crate) offset_message_id: String,
     pub(crate) body: Vec<u8>,
@@ -46,9 +46,15 @@ pub(crate) struct ReadMessage {
 impl ReadMessage {
     pub(crate) fn parse(line: &Value) -> Self {
         let text = |name: &str| line[name].as_str().map(str::to_owned);
-        let number = |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
+        let number = |name: &str| {
+            line[name]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no {name} in {line}"))
+        };
         let flag = |name: &str| {
-            let value = line[name].as_i64().unwrap_or_else(|| panic!("no {name} in {line}"));
+            let value = line[name]
+                .as_i64()
+                .unwrap_or_else(|| panic!("no {name} in {line}"));
             i32::try_from(value).expect("a Java int")
         };
         let properties = line["properties"].as_object().expect("properties are an object");
@@ -102,7 +108,10 @@ impl JavaClient {
         let log = folder.join("java-client.out");
         let mut child = Command::new(left_out::program("java").expect("java"))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"])
-            .args(["--add-opens=java.base/java.nio=ALL-UNNAMED", "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED"])
+            .args([
+                "--add-opens=java.base/java.nio=ALL-UNNAMED",
+                "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+            ])
             .arg(format!("-Duser.home={}", folder.display()))
             .args(["-cp", &class_path(), "ReadAll", name_servers])
             .stdin(Stdio::piped())
@@ -120,7 +129,12 @@ impl JavaClient {
                 }
             }
         });
-        Self { commands: child.stdin.take(), child, answers, log }
+        Self {
+            commands: child.stdin.take(),
+            child,
+            answers,
+            log,
+        }
     }
 
     /// Sends one command and returns its lines. `Err` holds what Java said against it.
@@ -136,11 +150,18 @@ impl JavaClient {
             let line = self.answers.recv_timeout(left).unwrap_or_else(|error| {
                 // What comes later would be taken for the next command's answer.
                 kill_group(&mut self.child);
-                panic!("no answer to {command:?} within {within:?} ({error}): {}", self.said())
+                panic!(
+                    "no answer to {command:?} within {within:?} ({error}): {}",
+                    self.said()
+                )
             });
             let line: Value = serde_json::from_str(&line).expect("ReadAll answers in JSON");
             if line.get("end").is_some() {
-                assert_eq!(line["count"].as_u64(), u64::try_from(lines.len()).ok(), "{command}: lines lost");
+                assert_eq!(
+                    line["count"].as_u64(),
+                    u64::try_from(lines.len()).ok(),
+                    "{command}: lines lost"
+                );
                 return Ok(lines);
             }
             if let Some(error) = line["error"].as_str() {
@@ -173,15 +194,21 @@ fn class_path() -> String {
 fn build() -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let source = tests.join("java/ReadAll.java");
-    let jars = run(Command::new(tests.join("cluster/get")).arg(CLIENT_VERSION), Duration::from_secs(1300))
-        .or_panic("tests/cluster/get");
+    let jars = run(
+        Command::new(tests.join("cluster/get")).arg(CLIENT_VERSION),
+        Duration::from_secs(1300),
+    )
+    .or_panic("tests/cluster/get");
     let jars = jars.stdout.trim();
     let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java");
     if age(&classes.join("ReadAll.class")) >= age(&source) {
         // Built elsewhere and then put in place, for another test process may do the same.
         let fresh = classes.with_extension(std::process::id().to_string());
         let mut javac = Command::new(left_out::program("javac").expect("javac"));
-        javac.args(["-nowarn", "-cp", &format!("{jars}/*"), "-d"]).arg(&fresh).arg(source);
+        javac
+            .args(["-nowarn", "-cp", &format!("{jars}/*"), "-d"])
+            .arg(&fresh)
+            .arg(source);
         run(&mut javac, Duration::from_secs(120)).or_panic("javac");
         drop(std::fs::remove_dir_all(&classes));
         if std::fs::rename(&fresh, &classes).is_err() {

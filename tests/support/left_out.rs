@@ -18,8 +18,10 @@ fn reason(version: &str) -> Option<String> {
     if !cfg!(target_os = "linux") {
         return Some("the cluster scripts need Linux".into());
     }
-    let missing: Vec<&str> =
-        ["java", "javac", "mvn", "bash"].into_iter().filter(|name| program(name).is_none()).collect();
+    let missing: Vec<&str> = ["java", "javac", "mvn", "bash"]
+        .into_iter()
+        .filter(|name| program(name).is_none())
+        .collect();
     if !missing.is_empty() {
         return Some(format!("no {} on this machine", missing.join(", no ")));
     }
@@ -29,22 +31,33 @@ fn reason(version: &str) -> Option<String> {
     None
 }
 
-/// The releases to test with: ROCKETMQ_TEST_VERSIONS, else all in CI, else the oldest and the newest.
+/// The releases to test with: `ROCKETMQ_TEST_VERSIONS`, else all in CI, else the oldest and the newest.
 fn versions() -> Vec<String> {
     let chosen = std::env::var("ROCKETMQ_TEST_VERSIONS").unwrap_or_else(|_| {
-        if in_ci() { "4.7.0 4.9.7 5.5.0".into() } else { "4.7.0 5.5.0".into() }
+        if in_ci() {
+            "4.7.0 4.9.7 5.5.0".into()
+        } else {
+            "4.7.0 5.5.0".into()
+        }
     });
-    chosen.split([' ', ',']).filter(|version| !version.is_empty()).map(str::to_owned).collect()
+    chosen
+        .split([' ', ','])
+        .filter(|version| !version.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
-/// Where a program lies: Java's own in JAVA_HOME if that is set (as the cluster scripts do), else in PATH.
+/// Where a program lies: Java's own in `JAVA_HOME` if that is set (as the cluster scripts do), else in PATH.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = home.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
+    let candidates = home
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(name));
     candidates.into_iter().find(|file| file.is_file())
 }

@@ -75,7 +75,12 @@ pub(crate) fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
 /// Kills a child that was started as the leader of its own process group, and all of that group.
 pub(crate) fn kill_group(child: &mut Child) {
     let group = format!("-{}", child.id());
-    drop(Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status());
+    drop(
+        Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status(),
+    );
     drop(child.kill());
     drop(child.wait());
 }

@@ -72,10 +72,16 @@ impl RealCluster {
         for setting in settings {
             command.args(["--conf", setting]);
         }
-        let told = run(&mut command, START_LIMIT).or_panic("tests/cluster/start").stdout;
+        let told = run(&mut command, START_LIMIT)
+            .or_panic("tests/cluster/start")
+            .stdout;
         let value = |name: &str| {
-            let found = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            found.unwrap_or_else(|| panic!("no {name} in what start said: {told}")).to_owned()
+            let found = told
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            found
+                .unwrap_or_else(|| panic!("no {name} in what start said: {told}"))
+                .to_owned()
         };
         Self {
             version: version.to_owned(),
@@ -88,14 +94,20 @@ impl RealCluster {
     /// Does something to one process: `kill`, `term`, `pause`, `resume`, `start` (see `tests/cluster/node`).
     #[track_caller]
     pub(crate) fn node(&self, name: &str, action: &str) {
-        run(Command::new(script("node")).arg(&self.folder).args([name, action]), PATIENCE)
-            .or_panic(&format!("tests/cluster/node {name} {action}"));
+        run(
+            Command::new(script("node"))
+                .arg(&self.folder)
+                .args([name, action]),
+            PATIENCE,
+        )
+        .or_panic(&format!("tests/cluster/node {name} {action}"));
     }
 
     /// Gives one command to the cluster's Java client (`tests/java/ReadAll.java` lists them).
     #[track_caller]
     pub(crate) fn java(&self, command: &str) -> Vec<Value> {
-        self.try_java(command).unwrap_or_else(|error| panic!("Java on {}: {error}", self.version))
+        self.try_java(command)
+            .unwrap_or_else(|error| panic!("Java on {}: {error}", self.version))
     }
 
     /// As `java`, for an answer that may be a refusal.
@@ -110,16 +122,38 @@ impl RealCluster {
     #[track_caller]
     pub(crate) fn create_topic(&self, topic: &str, queues: usize) {
         let brokers = self.java(&format!("create {topic} {queues}")).len();
-        wait_until(&format!("{topic} has {queues} queues on {brokers} broker(s)"), || {
-            self.try_java(&format!("queues {topic}")).is_ok_and(|found| found.len() == brokers * queues)
-        });
+        wait_until(
+            &format!("{topic} has {queues} queues on {brokers} broker(s)"),
+            || {
+                self.try_java(&format!("queues {topic}"))
+                    .is_ok_and(|found| found.len() == brokers * queues)
+            },
+        );
     }
 
     /// The queues that the topic's route offers for reading, as (broker name, queue id); none without a route.
     pub(crate) fn queues(&self, topic: &str) -> Vec<(String, u64)> {
         let lines = self.try_java(&format!("queues {topic}")).unwrap_or_default();
-        let queue = |line: &Value| Some((line["broker_name"].as_str()?.to_owned(), line["queue_id"].as_u64()?));
-        lines.iter().map(|line| queue(line).expect("a queue has a name and an id")).collect()
+        let queue = |line: &Value| {
+            Some((
+                line["broker_name"].as_str()?.to_owned(),
+                line["queue_id"].as_u64()?,
+            ))
+        };
+        lines
+            .iter()
+            .map(|line| queue(line).expect("a queue has a name and an id"))
+            .collect()
+    }
+
+    /// The index that Java's `SelectMessageQueueByHash` picks for a key among so many queues.
+    #[track_caller]
+    pub(crate) fn java_hash(&self, key: &str, queues: usize) -> usize {
+        let hex = key
+            .bytes()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let lines = self.java(&format!("hash {queues} {hex}"));
+        usize::try_from(lines[0]["index"].as_u64().expect("an index")).expect("a small one")
     }
 
     /// The client ids registered as producers of a group, by broker name.
@@ -131,7 +165,10 @@ impl RealCluster {
             .iter()
             .map(|line| {
                 let ids = text(line, "client_ids");
-                (text(line, "broker_name"), ids.split_whitespace().map(str::to_owned).collect())
+                (
+                    text(line, "broker_name"),
+                    ids.split_whitespace().map(str::to_owned).collect(),
+                )
             })
             .collect()
     }
@@ -146,5 +183,7 @@ impl Drop for RealCluster {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/cluster")
+        .join(name)
 }
