@@ -73,7 +73,7 @@ on_every_version! {
 enum Shared {
     /// Two brokers that create topics by themselves.
     Open,
-    /// broker-a and broker-b create no topics and take at most 64 KiB; broker-b wants a slave, which it lacks.
+    /// broker-a and broker-b create no topics and take at most 64 KiB; broker-b waits for a slave, which it lacks.
     Strict,
 }
 
@@ -108,6 +108,7 @@ impl Shared {
                     "broker-b:brokerRole=SYNC_MASTER",
                     "broker-b:inSyncReplicas=2",
                     "broker-b:totalReplicas=2",
+                    "broker-b:slaveTimeout=200",
                 ],
             ),
         }
