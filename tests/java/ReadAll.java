@@ -33,7 +33,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  *                                             queues hold EXPECTED messages together and stay so for a
  *                                             moment, or the time is over
  * unique TOPIC UNIQ_KEY                       the message(s) with this id of the client
- * offset OFFSET_ID                            the message with this id of the broker
+ * offset TOPIC OFFSET_ID                      the message with this id of the broker
  * queues TOPIC                                the queues that the topic's route offers for reading
  * producers GROUP                             who is registered at each broker as producer of the group
  * create TOPIC QUEUES                         creates or changes the topic on every broker
@@ -43,7 +43,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  *
  * Every answer is one JSON object per line; each command ends with {"end":COMMAND,"count":LINES} or
  * {"error":TEXT}. Ends with standard input, so that it cannot outlive the process that started it.
- * Reads with 4.7.0's jars from every release of the servers.
+ * Compiles with the jars of 4.7.0 to 5.5.0; 4.7.0's read from every release of the servers.
  */
 public final class ReadAll {
     private static final long STABLE_MS = 300;
@@ -84,7 +84,7 @@ public final class ReadAll {
             switch (words.get(0)) {
                 case "read": read(words.get(1), Long.parseLong(words.get(2)), Long.parseLong(words.get(3))); break;
                 case "unique": unique(words.get(1), words.get(2)); break;
-                case "offset": print(reader().viewMessage(words.get(1))); break;
+                case "offset": print(reader().viewMessage(words.get(1), words.get(2))); break;
                 case "queues": queues(words.get(1)); break;
                 case "producers": producers(words.get(1)); break;
                 case "create": create(words.get(1), Integer.parseInt(words.get(2))); break;

@@ -213,7 +213,7 @@ pub(crate) fn messages_are_found_by_their_ids(version: &str) {
     shut_down(&producer);
     let ids = [
         format!("unique ids {}", result.message_id),
-        format!("offset {}", result.offset_message_id),
+        format!("offset ids {}", result.offset_message_id),
     ];
     for command in ids {
         // The broker's index is built a moment after the answer.

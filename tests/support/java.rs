@@ -6,7 +6,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -18,8 +21,8 @@ use super::{
     process::{kill_group, run, wait},
 };
 
-/// Its jars read from every release of the servers.
-const CLIENT_VERSION: &str = "4.7.0";
+/// The client that reads: its jars read from every release of the servers.
+pub(crate) const READER_VERSION: &str = "4.7.0";
 
 /// A stored message as Apache's Java client shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// A running `ReadAll` bound to one cluster.
+/// A running `ReadAll` bound to one cluster, real or not.
 #[derive(Debug)]
 pub(crate) struct JavaClient {
     child: Child,
@@ -103,8 +106,9 @@ pub(crate) struct JavaClient {
 }
 
 impl JavaClient {
-    /// `folder` takes its logs: Apache's client would otherwise write into the user's home.
-    pub(crate) fn start(name_servers: &str, folder: &Path) -> Self {
+    /// With the client jars of `version`. `folder` takes its logs: Apache's client would otherwise write into the
+    /// user's home.
+    pub(crate) fn start(version: &str, name_servers: &str, folder: &Path) -> Self {
         let log = folder.join("java-client.out");
         let mut child = Command::new(left_out::program("java").expect("java"))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"])
@@ -113,7 +117,7 @@ impl JavaClient {
                 "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
             ])
             .arg(format!("-Duser.home={}", folder.display()))
-            .args(["-cp", &class_path(), "ReadAll", name_servers])
+            .args(["-cp", &class_path(version), "ReadAll", name_servers])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).expect("the cluster's folder is writable"))
@@ -186,34 +190,33 @@ impl Drop for JavaClient {
 }
 
 /// Compiles `ReadAll` into the build folder unless it lies there already, and returns the class path.
-fn class_path() -> String {
-    static CLASS_PATH: OnceLock<String> = OnceLock::new();
-    CLASS_PATH.get_or_init(build).clone()
-}
-
-fn build() -> String {
+fn class_path(version: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let source = tests.join("java/ReadAll.java");
     let jars = run(
-        Command::new(tests.join("cluster/get")).arg(CLIENT_VERSION),
+        Command::new(tests.join("cluster/get")).arg(version),
         Duration::from_secs(1300),
     )
     .or_panic("tests/cluster/get");
     let jars = jars.stdout.trim();
-    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java");
+    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("java-{version}"));
     if age(&classes.join("ReadAll.class")) >= age(&source) {
-        // Built elsewhere and then put in place, for another test process may do the same.
-        let fresh = classes.with_extension(std::process::id().to_string());
+        // Built elsewhere and then put in place, for another thread or process may do the same.
+        static BUILDS: AtomicU32 = AtomicU32::new(0);
+        let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+        let fresh = classes.with_extension(format!("{}-{build}", std::process::id()));
         let mut javac = Command::new(left_out::program("javac").expect("javac"));
         javac
             .args(["-nowarn", "-cp", &format!("{jars}/*"), "-d"])
             .arg(&fresh)
             .arg(source);
         run(&mut javac, Duration::from_secs(120)).or_panic("javac");
-        drop(std::fs::remove_dir_all(&classes));
-        if std::fs::rename(&fresh, &classes).is_err() {
-            drop(std::fs::remove_dir_all(&fresh));
+        std::fs::create_dir_all(&classes).expect("the build folder is writable");
+        for class in std::fs::read_dir(&fresh).expect("javac made it").flatten() {
+            std::fs::rename(class.path(), classes.join(class.file_name()))
+                .expect("the build folder is writable");
         }
+        drop(std::fs::remove_dir_all(&fresh));
     }
     format!("{}:{jars}/*", classes.display())
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{
-    java::{JavaClient, ReadMessage},
+    java::{JavaClient, READER_VERSION, ReadMessage},
     left_out,
     process::run,
 };
@@ -114,7 +114,8 @@ impl RealCluster {
     #[track_caller]
     pub(crate) fn try_java(&self, command: &str) -> Result<Vec<Value>, String> {
         let mut client = self.java.lock();
-        let client = client.get_or_insert_with(|| JavaClient::start(&self.name_servers, &self.folder));
+        let client =
+            client.get_or_insert_with(|| JavaClient::start(READER_VERSION, &self.name_servers, &self.folder));
         client.ask(command, 2 * PATIENCE)
     }
 
