@@ -1,11 +1,16 @@
 //! placeholder
 
+mod cluster;
 mod code;
+mod config;
 mod error;
 mod message;
 mod net;
+mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use error::*;
+pub use config::HeaderSerialization;
+pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
+pub use producer::{Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target};

@@ -101,7 +101,7 @@ impl MessageBuilder {
     /// - the properties take more than 32,767 bytes together.
     pub fn build(self) -> Result<Message, Error> {
         self.check().map_err(|reason| Error::InvalidMessage { reason })?;
-        let mut properties = Vec::with_capacity(self.user_properties.len() + 3);
+        let mut properties: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(self.user_properties.len() + 3);
         let mut push = |name: &str, value: &str| properties.push((name.into(), value.into()));
         if !self.keys.is_empty() {
             push(property::KEYS, &self.keys.join(&property::KEY_SEPARATOR.to_string()));

@@ -394,7 +394,7 @@ impl Connection {
         }
         match self.in_flight.take(header.opaque) {
             Some(entry) => {
-                let outcome = Outcome::Reply { header: &header, body: frame.body };
+                let outcome = Outcome::Reply { address: &self.address, header: &header, body: frame.body };
                 entry.waiter.complete(entry.ticket, outcome);
             }
             None => {
@@ -426,8 +426,7 @@ impl Connection {
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
         let next = self.outgoing.append(Manner::Queued { until }, remark.len(), |out| {
-            encode_frame(out, &envelope, |_| {}, &[]).map_err(Unwritten::Wire)?;
-            Ok(None)
+            encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
         });
         match next {
             Ok(next) => self.carry_out(next),

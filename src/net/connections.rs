@@ -16,7 +16,7 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
-    sync::{AtomicU64, Ordering, RwLock, channel},
+    sync::{AtomicU64, Ordering, Mutex, channel},
     timer::Timer,
 };
 use crate::error::{Error, Phase, Written};
@@ -39,7 +39,7 @@ struct State {
 }
 
 pub(crate) struct Connections {
-    state: RwLock<State>,
+    state: Mutex<State>,
     settings: ConnectionSettings,
     connect_timeout: Duration,
     timer: Arc<Timer>,
@@ -53,7 +53,7 @@ pub(crate) struct Connections {
 impl Connections {
     pub(crate) fn new(settings: ConnectionSettings, connect_timeout: Duration, timer: Arc<Timer>) -> Arc<Self> {
         Arc::new(Self {
-            state: RwLock::new(State::default()),
+            state: Mutex::new(State::default()),
             settings,
             connect_timeout,
             timer,
@@ -70,7 +70,7 @@ impl Connections {
 
     /// The connection to an address, if there is one.
     pub(crate) fn live(&self, address: &str) -> Option<Arc<Connection>> {
-        match self.state.read().slots.get(address) {
+        match self.state.lock().slots.get(address) {
             Some(Slot::Live(connection)) if connection.is_live() => Some(Arc::clone(connection)),
             _ => None,
         }
@@ -78,7 +78,7 @@ impl Connections {
 
     /// All connections there are.
     pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
-        let state = self.state.read();
+        let state = self.state.lock();
         let live = |slot: &Slot| match slot {
             Slot::Live(connection) => Some(Arc::clone(connection)),
             Slot::Dialling(_) => None,
@@ -88,7 +88,7 @@ impl Connections {
 
     /// Calls `then` with a connection: now, or when it has been dialled.
     pub(crate) fn when_ready(self: &Arc<Self>, address: &Arc<str>, then: Continuation) {
-        let mut state = self.state.write();
+        let mut state = self.state.lock();
         if state.closed {
             drop(state);
             return then(Err(Error::ShutDown));
@@ -148,7 +148,7 @@ impl Connections {
 
     /// Closes all connections, which fails whoever waits on them, and refuses new ones. Joins their threads.
     pub(crate) fn close(&self) {
-        let mut state = self.state.write();
+        let mut state = self.state.lock();
         state.closed = true;
         let slots = std::mem::take(&mut state.slots);
         drop(state);
@@ -210,7 +210,7 @@ impl Connections {
 
     /// Ends a dial, once: later calls find nobody waiting.
     fn settle(&self, address: &Arc<str>, result: Result<Arc<Connection>, Error>) {
-        let mut state = self.state.write();
+        let mut state = self.state.lock();
         let waiting = match state.slots.get_mut(address) {
             Some(Slot::Dialling(waiting)) => std::mem::take(waiting),
             _ => Vec::new(),
@@ -242,7 +242,7 @@ impl Connections {
     }
 
     fn forget(&self, ended: &Connection) {
-        let mut state = self.state.write();
+        let mut state = self.state.lock();
         let same = |slot: &Slot| matches!(slot, Slot::Live(known) if std::ptr::eq(&raw const **known, ended));
         if state.slots.get(ended.address()).is_some_and(same) {
             let slot = state.slots.remove(ended.address());

@@ -8,6 +8,8 @@ use crate::{error::Error, wire::header::Header};
 pub(crate) enum Outcome<'a> {
     /// The peer answered. Header and body are borrowed from the receive buffer: what is needed later is decoded now.
     Reply {
+        /// The address of the peer.
+        address: &'a Arc<str>,
         /// The decoded header of the answer.
         header: &'a Header<'a>,
         /// The body of the answer.
