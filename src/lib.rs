@@ -5,6 +5,8 @@ mod code;
 mod config;
 mod error;
 mod message;
+#[cfg(feature = "mock")]
+pub mod mock;
 mod net;
 mod producer;
 mod wire;

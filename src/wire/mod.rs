@@ -6,11 +6,16 @@
 pub(crate) mod command;
 pub(crate) mod decimal;
 pub(crate) mod frame;
+#[cfg(test)]
+mod golden;
 pub(crate) mod header;
 pub(crate) mod header_binary;
 pub(crate) mod header_json;
+pub(crate) mod id;
 pub(crate) mod json;
 pub(crate) mod limits;
+pub(crate) mod message;
+pub(crate) mod properties;
 pub(crate) mod request;
 
 use std::borrow::Cow;
