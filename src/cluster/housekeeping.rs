@@ -120,7 +120,8 @@ impl Housekeeping {
                 if let Err(error) = answer {
                     log::debug!("the farewell to {address} failed: {error}");
                 }
-                drop(sender.try_send(()));
+                // The receiver may have stopped waiting.
+                sender.try_send(()).ok();
             });
         }
         for _ in &brokers {

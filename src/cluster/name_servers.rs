@@ -67,9 +67,14 @@ fn check_address(address: &str) -> Result<(), String> {
     let (host, port) = address
         .rsplit_once(':')
         .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
-    if port.parse::<u16>().ok().filter(|port| *port > 0).is_none() {
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err(format!(
             "{address:?} has no valid port: {port:?} is not a number from 1 to 65535"
+        ));
+    }
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
+        return Err(format!(
+            "{address:?} has no valid host; separate several addresses by ';'"
         ));
     }
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
@@ -87,11 +92,6 @@ fn check_address(address: &str) -> Result<(), String> {
         {
             return Err(format!("{address:?} has no valid IPv6 address in its brackets"));
         }
-    }
-    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
-        return Err(format!(
-            "{address:?} has no valid host; separate several addresses by ';'"
-        ));
     }
     Ok(())
 }

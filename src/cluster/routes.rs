@@ -184,7 +184,9 @@ impl Routes {
         table.topics.retain(|_, topic| topic.is_wanted());
         let topics: Vec<_> = table.topics.keys().map(Arc::clone).collect();
         drop(table);
-        topics.iter().for_each(|topic| self.refresh(topic));
+        for topic in &topics {
+            self.refresh(topic);
+        }
     }
 
     /// Whether a route names this address, or a look-up that may do so is under way.
@@ -219,7 +221,7 @@ impl Routes {
             Found::Route(data) => routes.settle(&asked, routes.read_route(&asked, &data)),
             Found::Unknown { address, remark } => routes.ask_for_template(&asked, address, remark),
             Found::Nothing { tried, waited } => {
-                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited))
+                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited));
             }
         };
         RouteQuery::start(self.means.clone(), Arc::clone(topic), Box::new(then));
@@ -300,7 +302,9 @@ impl Routes {
             table.topics.remove(topic);
         }
         drop(table);
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        for then in waiting {
+            then(result.clone());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     message::MessageQueue,
@@ -38,7 +38,6 @@ pub(crate) struct TopicRoute {
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
-    pub(crate) fetched: Instant,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
 }
@@ -58,7 +57,6 @@ impl TopicRoute {
             listed: Vec::new(),
             brokers: Vec::new(),
             from_template: false,
-            fetched: Instant::now(),
             cursor,
         };
         for (broker_name, queue_count) in queue_counts {

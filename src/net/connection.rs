@@ -499,9 +499,10 @@ impl Connection {
             .append(Manner::Queued { until }, remark.len(), |out| {
                 encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
             });
-        match next {
-            Ok(next) => self.carry_out(next),
-            Err(_) => log::debug!("{}: no room for the answer to the broker's request", self.address),
+        if let Ok(next) = next {
+            self.carry_out(next);
+        } else {
+            log::debug!("{}: no room for the answer to the broker's request", self.address);
         }
     }
 

@@ -179,8 +179,12 @@ impl Connections {
                 Slot::Dialling(waiting) => waiting.into_iter().for_each(|then| then(Err(Error::ShutDown))),
             }
         }
-        connections.iter().for_each(|connection| connection.close());
-        connections.iter().for_each(|connection| connection.join());
+        for connection in &connections {
+            connection.close();
+        }
+        for connection in &connections {
+            connection.join();
+        }
     }
 
     /// One-way messages that were accepted and then not written, because their connection ended.
@@ -279,7 +283,9 @@ impl Connections {
                 Err(error)
             }
         };
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        for then in waiting {
+            then(result.clone());
+        }
     }
 
     fn forget(&self, ended: &Connection) {

@@ -40,6 +40,10 @@ struct Frame {
     end: u64,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; the combinations are used"
+)]
 struct State {
     /// Whole frames that no writer has taken.
     pending: Vec<u8>,

@@ -117,7 +117,9 @@ impl Timer {
         let handle = state.thread.take();
         drop(state);
         self.changed.notify_all();
-        jobs.into_values().for_each(|job| job());
+        for job in jobs.into_values() {
+            job();
+        }
         if let Some(handle) = handle {
             if handle.thread().id() != thread::current().id() {
                 drop(handle.join());

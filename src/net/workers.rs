@@ -135,7 +135,8 @@ impl Workers {
             while let Ok(Order::Run(task)) = queue.recv() {
                 run_caught(task, &panics);
             }
-            drop(ended.send(()));
+            // Nobody counts any more if the pool was left behind.
+            ended.send(()).ok();
         };
         let handle = thread::Builder::new()
             .name(format!("rmq-worker-{number}"))

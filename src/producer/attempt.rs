@@ -116,7 +116,7 @@ pub(super) fn send_oneway(
 }
 
 /// Who waits for an attempt's verdict, and whether the timer keeps the time.
-pub(super) fn waiting<'a>(waiter: &'a Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'a> {
+pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'_> {
     Waiting {
         waiter,
         ticket,

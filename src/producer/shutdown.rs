@@ -78,9 +78,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     }
     shared.gate.wait_until_empty(until);
     let connections = shared.connections.all();
-    connections
-        .iter()
-        .for_each(|connection| connection.wait_until_written(until));
+    for connection in &connections {
+        connection.wait_until_written(until);
+    }
     let ended_early = shared.gate.others_inside();
     shared.housekeeping.stop();
     let last_words = until.max(Instant::now() + LAST_WORDS);
