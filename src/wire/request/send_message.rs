@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_number};
+use crate::wire::header::{FieldWriter, Header, parse_boolean, parse_number};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
 const DEFAULT_REGION: &str = "DefaultRegion";
@@ -177,22 +177,77 @@ impl<'a> ReceivedSend<'a> {
             | RequestCode::SEND_REPLY_MESSAGE_V2 => &SHORT_NAMES,
             other => return Err(WireError::new(format!("request code {other} is no send"))),
         };
+        // One pass over the fields, where asking for each by name would take fourteen.
+        let mut found = FoundFields::default();
+        for (name, value) in header.fields.iter() {
+            if let Some(place) = found.place(&name, names) {
+                *place = Some(value);
+            }
+        }
         Ok(Self {
-            producer_group: required(header.field(names.producer_group), names.producer_group)?,
-            topic: required(header.field(names.topic), names.topic)?,
-            default_topic: required(header.field(names.default_topic), names.default_topic)?,
-            default_topic_queue_nums: required_number(header, names.default_topic_queue_nums)?,
-            queue_id: required_number(header, names.queue_id)?,
-            sys_flag: required_number(header, names.sys_flag)?,
-            born_timestamp_ms: required_number(header, names.born_timestamp)?,
-            flag: required_number(header, names.flag)?,
-            properties: header.field(names.properties).unwrap_or_default(),
-            reconsume_times: header.number(names.reconsume_times)?.unwrap_or(0),
-            unit_mode: header.boolean(names.unit_mode).unwrap_or(false),
-            max_reconsume_times: header.number(names.max_reconsume_times)?,
-            batch: header.boolean(names.batch).unwrap_or(false),
-            broker_name: header.field(names.broker_name),
+            producer_group: required(found.producer_group, names.producer_group)?,
+            topic: required(found.topic, names.topic)?,
+            default_topic: required(found.default_topic, names.default_topic)?,
+            default_topic_queue_nums: required_number(
+                found.default_topic_queue_nums,
+                names.default_topic_queue_nums,
+            )?,
+            queue_id: required_number(found.queue_id, names.queue_id)?,
+            sys_flag: required_number(found.sys_flag, names.sys_flag)?,
+            born_timestamp_ms: required_number(found.born_timestamp, names.born_timestamp)?,
+            flag: required_number(found.flag, names.flag)?,
+            properties: found.properties.unwrap_or_default(),
+            reconsume_times: number(found.reconsume_times, names.reconsume_times)?.unwrap_or(0),
+            unit_mode: found.unit_mode.is_some_and(|text| parse_boolean(&text)),
+            max_reconsume_times: number(found.max_reconsume_times, names.max_reconsume_times)?,
+            batch: found.batch.is_some_and(|text| parse_boolean(&text)),
+            broker_name: found.broker_name,
         })
+    }
+}
+
+/// The texts of a received header's fields; of fields with the same name the last.
+#[derive(Default)]
+struct FoundFields<'a> {
+    producer_group: Option<Cow<'a, str>>,
+    topic: Option<Cow<'a, str>>,
+    default_topic: Option<Cow<'a, str>>,
+    default_topic_queue_nums: Option<Cow<'a, str>>,
+    queue_id: Option<Cow<'a, str>>,
+    sys_flag: Option<Cow<'a, str>>,
+    born_timestamp: Option<Cow<'a, str>>,
+    flag: Option<Cow<'a, str>>,
+    properties: Option<Cow<'a, str>>,
+    reconsume_times: Option<Cow<'a, str>>,
+    unit_mode: Option<Cow<'a, str>>,
+    max_reconsume_times: Option<Cow<'a, str>>,
+    batch: Option<Cow<'a, str>>,
+    broker_name: Option<Cow<'a, str>>,
+}
+
+impl<'a> FoundFields<'a> {
+    /// Where the field with this name belongs.
+    fn place(&mut self, name: &str, names: &FieldNames) -> Option<&mut Option<Cow<'a, str>>> {
+        let places = [
+            (names.producer_group, &mut self.producer_group),
+            (names.topic, &mut self.topic),
+            (names.default_topic, &mut self.default_topic),
+            (names.default_topic_queue_nums, &mut self.default_topic_queue_nums),
+            (names.queue_id, &mut self.queue_id),
+            (names.sys_flag, &mut self.sys_flag),
+            (names.born_timestamp, &mut self.born_timestamp),
+            (names.flag, &mut self.flag),
+            (names.properties, &mut self.properties),
+            (names.reconsume_times, &mut self.reconsume_times),
+            (names.unit_mode, &mut self.unit_mode),
+            (names.max_reconsume_times, &mut self.max_reconsume_times),
+            (names.batch, &mut self.batch),
+            (names.broker_name, &mut self.broker_name),
+        ];
+        places
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, place)| place)
     }
 }
 
@@ -200,8 +255,12 @@ fn required<T>(value: Option<T>, name: &str) -> Result<T, WireError> {
     value.ok_or_else(|| WireError::new(format!("header field {name} is missing")))
 }
 
-fn required_number<T: std::str::FromStr>(header: &Header<'_>, name: &str) -> Result<T, WireError> {
-    required(header.number(name)?, name)
+fn number<T: std::str::FromStr>(text: Option<Cow<'_, str>>, name: &str) -> Result<Option<T>, WireError> {
+    text.map(|text| parse_number(name, &text)).transpose()
+}
+
+fn required_number<T: std::str::FromStr>(text: Option<Cow<'_, str>>, name: &str) -> Result<T, WireError> {
+    required(number(text, name)?, name)
 }
 
 /// What a broker says about a stored message (`SendMessageResponseHeader`).
