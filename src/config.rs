@@ -172,13 +172,38 @@ impl ProducerConfig {
             ("retries", count(self.retries), 0, count(MOST_RETRIES)),
             ("async_retries", count(self.async_retries), 0, count(MOST_RETRIES)),
             ("max_message_size", self.max_message_size, 1, MOST_MESSAGE_SIZE),
-            ("max_properties_size", self.max_properties_size, 64, MOST_PROPERTIES_SIZE),
-            ("max_async_in_flight", self.max_async_in_flight, 1, MOST_ASYNC_IN_FLIGHT),
+            (
+                "max_properties_size",
+                self.max_properties_size,
+                64,
+                MOST_PROPERTIES_SIZE,
+            ),
+            (
+                "max_async_in_flight",
+                self.max_async_in_flight,
+                1,
+                MOST_ASYNC_IN_FLIGHT,
+            ),
             ("max_async_bytes", self.max_async_bytes, 1, usize::MAX),
             ("callback_threads", self.callback_threads, 1, 1024),
-            ("default_topic_queue_nums", count(self.default_topic_queue_nums), 1, 65_536),
-            ("language_code", usize::from(self.language_code), 0, usize::from(LAST_LANGUAGE_CODE)),
-            ("claimed_version", usize::try_from(self.claimed_version).unwrap_or(usize::MAX), 0, 32_767),
+            (
+                "default_topic_queue_nums",
+                count(self.default_topic_queue_nums),
+                1,
+                65_536,
+            ),
+            (
+                "language_code",
+                usize::from(self.language_code),
+                0,
+                usize::from(LAST_LANGUAGE_CODE),
+            ),
+            (
+                "claimed_version",
+                usize::try_from(self.claimed_version).unwrap_or(usize::MAX),
+                0,
+                32_767,
+            ),
         ] {
             if value < least || value > most {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
@@ -197,7 +222,9 @@ fn instance_name_fault(name: &str) -> Option<String> {
         return Some("it is blank".to_owned());
     }
     if name.len() > LONGEST || name.chars().any(|c| c.is_control() || c == '@') {
-        return Some(format!("{name:?} is longer than {LONGEST} bytes, or contains '@' or a control character"));
+        return Some(format!(
+            "{name:?} is longer than {LONGEST} bytes, or contains '@' or a control character"
+        ));
     }
     None
 }
@@ -223,8 +250,13 @@ mod tests {
 
     #[test]
     fn a_bad_setting_is_named_with_its_rule_and_value() {
-        assert_eq!(fault(|c| c.retries = 16), "invalid setting retries: 16 is not from 0 to 15");
-        assert!(fault(|c| c.producer_group = "a b".to_owned()).contains("producer group \"a b\" contains ' '"));
+        assert_eq!(
+            fault(|c| c.retries = 16),
+            "invalid setting retries: 16 is not from 0 to 15"
+        );
+        assert!(
+            fault(|c| c.producer_group = "a b".to_owned()).contains("producer group \"a b\" contains ' '")
+        );
         assert!(fault(|c| c.send_timeout = Duration::ZERO).contains("send_timeout: 0ns is too short"));
         assert!(fault(|c| c.max_message_size = 0).contains("max_message_size"));
         assert!(fault(|c| c.max_properties_size = 40_000).contains("40000 is not from 64 to 32767"));

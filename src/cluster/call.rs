@@ -9,7 +9,7 @@ use crate::{
     code::ResponseCode,
     error::Error,
     net::{
-        connection::{Alarm, Connection, Manner, Request, Waiting},
+        connection::{Alarm, Connection, Request, Waiting},
         sync::Mutex,
         waiter::{Outcome, Waiter},
     },
@@ -56,8 +56,12 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     let until = Instant::now() + timeout;
     let on_answer = Arc::new(OnAnswer(Mutex::new(Some(then))));
     let waiter: Arc<dyn Waiter> = Arc::<OnAnswer<_>>::clone(&on_answer);
-    let waiting = Waiting { waiter: &waiter, ticket: 0, alarm: Some(Alarm { share: until, until }) };
-    if let Err(error) = connection.request(request, &waiting, Manner::Immediate) {
+    let waiting = Waiting {
+        waiter: &waiter,
+        ticket: 0,
+        alarm: Some(Alarm { share: until, until }),
+    };
+    if let Err(error) = connection.request(request, &waiting, connection.immediately()) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {
             then(Err(error));

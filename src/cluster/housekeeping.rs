@@ -63,10 +63,22 @@ impl Housekeeping {
         timer: Arc<Timer>,
     ) -> Arc<Self> {
         let mut heartbeat_body = Vec::new();
-        encode_heartbeat(&mut heartbeat_body, &identity.client_id, [&*identity.producer_group].into_iter());
+        encode_heartbeat(
+            &mut heartbeat_body,
+            &identity.client_id,
+            [&*identity.producer_group].into_iter(),
+        );
         let stopped = AtomicBool::new(false);
-        let housekeeping =
-            Arc::new(Self { identity, intervals, heartbeat_body, connections, name_servers, routes, timer, stopped });
+        let housekeeping = Arc::new(Self {
+            identity,
+            intervals,
+            heartbeat_body,
+            connections,
+            name_servers,
+            routes,
+            timer,
+            stopped,
+        });
         let greeter = Arc::downgrade(&housekeeping);
         let greet = move |connection: &Arc<Connection>| {
             if let Some(housekeeping) = greeter.upgrade() {
@@ -108,7 +120,8 @@ impl Housekeeping {
                 if let Err(error) = answer {
                     log::debug!("the farewell to {address} failed: {error}");
                 }
-                drop(sender.try_send(()));
+                // The receiver may have stopped waiting.
+                sender.try_send(()).ok();
             });
         }
         for _ in &brokers {
@@ -123,14 +136,19 @@ impl Housekeeping {
         self.later(self.intervals.route_refresh, |housekeeping| {
             housekeeping.routes.refresh_all();
             let (routes, name_servers) = (&housekeeping.routes, &housekeeping.name_servers);
-            housekeeping.connections.retain(|address| name_servers.contains(address) || routes.may_need(address));
+            housekeeping
+                .connections
+                .retain(|address| name_servers.contains(address) || routes.may_need(address));
             housekeeping.refresh_later();
         });
     }
 
     fn heartbeat_later(self: &Arc<Self>) {
         self.later(self.intervals.heartbeat, |housekeeping| {
-            housekeeping.brokers().iter().for_each(|broker| housekeeping.heartbeat(broker));
+            housekeeping
+                .brokers()
+                .iter()
+                .for_each(|broker| housekeeping.heartbeat(broker));
             housekeeping.heartbeat_later();
         });
     }
@@ -170,7 +188,10 @@ impl Housekeeping {
             Ok(answer) if answer.code == ResponseCode::SUCCESS => log::trace!("heartbeat to {address}"),
             Ok(answer) => {
                 let remark = crate::error::printable(&answer.remark.unwrap_or_default());
-                log::warn!("broker {address} refused the heartbeat with {}: {remark}", answer.code);
+                log::warn!(
+                    "broker {address} refused the heartbeat with {}: {remark}",
+                    answer.code
+                );
             }
             Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
         });

@@ -18,7 +18,11 @@ impl NameServers {
     /// Reads a list such as `10.0.0.1:9876;mq.example.com:9876;[::1]:9876`. `Err` says what is wrong with it.
     pub(crate) fn parse(list: &str) -> Result<Self, String> {
         let mut addresses: Vec<Arc<str>> = Vec::new();
-        for address in list.split(SEPARATOR).map(str::trim).filter(|address| !address.is_empty()) {
+        for address in list
+            .split(SEPARATOR)
+            .map(str::trim)
+            .filter(|address| !address.is_empty())
+        {
             check_address(address)?;
             if !addresses.iter().any(|known| &**known == address) {
                 addresses.push(address.into());
@@ -27,13 +31,19 @@ impl NameServers {
         if addresses.is_empty() {
             return Err("no address is given; write host:port, several separated by ';'".to_owned());
         }
-        Ok(Self { addresses, preferred: AtomicUsize::new(0) })
+        Ok(Self {
+            addresses,
+            preferred: AtomicUsize::new(0),
+        })
     }
 
     /// All addresses in the order in which they are to be asked now.
     pub(crate) fn in_order(&self) -> Vec<Arc<str>> {
         let first = self.preferred.load(Ordering::Relaxed) % self.addresses.len().max(1);
-        let (before, from) = self.addresses.split_at_checked(first).unwrap_or((&[], &self.addresses));
+        let (before, from) = self
+            .addresses
+            .split_at_checked(first)
+            .unwrap_or((&[], &self.addresses));
         from.iter().chain(before).map(Arc::clone).collect()
     }
 
@@ -54,22 +64,34 @@ fn check_address(address: &str) -> Result<(), String> {
     if address.contains("://") {
         return Err(format!("{address:?} is a URL; write host:port"));
     }
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
-    if port.parse::<u16>().ok().filter(|port| *port > 0).is_none() {
-        return Err(format!("{address:?} has no valid port: {port:?} is not a number from 1 to 65535"));
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(format!(
+            "{address:?} has no valid port: {port:?} is not a number from 1 to 65535"
+        ));
+    }
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
+        return Err(format!(
+            "{address:?} has no valid host; separate several addresses by ';'"
+        ));
     }
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     if host.contains(':') && !is_bracketed {
-        return Err(format!("{address:?} looks like an IPv6 address; write it in brackets, as in [::1]:9876"));
+        return Err(format!(
+            "{address:?} looks like an IPv6 address; write it in brackets, as in [::1]:9876"
+        ));
     }
     if is_bracketed {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
-        if literal.split('%').next().is_none_or(|ip| ip.parse::<std::net::Ipv6Addr>().is_err()) {
+        if literal
+            .split('%')
+            .next()
+            .is_none_or(|ip| ip.parse::<std::net::Ipv6Addr>().is_err())
+        {
             return Err(format!("{address:?} has no valid IPv6 address in its brackets"));
         }
-    }
-    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
-        return Err(format!("{address:?} has no valid host; separate several addresses by ';'"));
     }
     Ok(())
 }
@@ -84,8 +106,12 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_java_reads_it() {
-        let servers = NameServers::parse(" 10.0.0.1:9876; mq.example.com:9876 ;[::1]:9876;;10.0.0.1:9876").unwrap();
-        assert_eq!(order(&servers), ["10.0.0.1:9876", "mq.example.com:9876", "[::1]:9876"]);
+        let servers =
+            NameServers::parse(" 10.0.0.1:9876; mq.example.com:9876 ;[::1]:9876;;10.0.0.1:9876").unwrap();
+        assert_eq!(
+            order(&servers),
+            ["10.0.0.1:9876", "mq.example.com:9876", "[::1]:9876"]
+        );
     }
 
     #[test]

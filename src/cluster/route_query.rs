@@ -31,9 +31,15 @@ use crate::{
 pub(super) enum Found {
     Route(RouteData),
     /// A name server answers that it does not know the topic. Its address, and what it said.
-    Unknown { address: Arc<str>, remark: String },
+    Unknown {
+        address: Arc<str>,
+        remark: String,
+    },
     /// No name server answered. What happened with each.
-    Nothing { tried: Vec<Error>, waited: Duration },
+    Nothing {
+        tried: Vec<Error>,
+        waited: Duration,
+    },
 }
 
 type Then = Box<dyn FnOnce(Found) + Send>;
@@ -70,14 +76,21 @@ impl RouteQuery {
             servers: means.name_servers.in_order(),
             deadline: Deadline::after(means.timeout),
             topic,
-            progress: Mutex::new(Progress { step: 0, tried: Vec::new(), alarm: None, then: Some(then) }),
+            progress: Mutex::new(Progress {
+                step: 0,
+                tried: Vec::new(),
+                alarm: None,
+                then: Some(then),
+            }),
             means,
         });
         query.ask(0);
     }
 
     fn ask(self: &Arc<Self>, step: usize) {
-        let Some(address) = self.servers.get(step) else { return self.give_up() };
+        let Some(address) = self.servers.get(step) else {
+            return self.give_up();
+        };
         // What is left is shared out, so that a silent server leaves time for the next.
         let left = u32::try_from(self.servers.len() - step).unwrap_or(u32::MAX);
         let share = self.deadline.remaining(Instant::now()) / left;
@@ -100,7 +113,10 @@ impl RouteQuery {
     fn send(self: &Arc<Self>, step: usize, connection: &Arc<Connection>, share: Duration) {
         let query = Arc::clone(self);
         let address = Arc::clone(connection.address());
-        let header = GetRoute { topic: &self.topic, accept_standard_json_only: true };
+        let header = GetRoute {
+            topic: &self.topic,
+            accept_standard_json_only: true,
+        };
         let request = Request {
             code: RequestCode::GET_ROUTEINFO_BY_TOPIC,
             write_fields: |writer: &mut crate::wire::header::FieldWriter<'_>| header.write(writer),
@@ -136,8 +152,19 @@ impl RouteQuery {
     }
 
     fn time_over(self: &Arc<Self>, step: usize, waited: Duration) {
-        let target = self.servers.get(step).map_or_else(|| Arc::clone(&self.topic), Arc::clone);
-        self.failed(step, Error::Timeout { phase: Phase::Route, target, waited, written: Written::Nothing });
+        let target = self
+            .servers
+            .get(step)
+            .map_or_else(|| Arc::clone(&self.topic), Arc::clone);
+        self.failed(
+            step,
+            Error::Timeout {
+                phase: Phase::Route,
+                target,
+                waited,
+                written: Written::Nothing,
+            },
+        );
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
@@ -157,7 +184,13 @@ impl RouteQuery {
 
     fn give_up(&self) {
         let tried = std::mem::take(&mut self.progress.lock().tried);
-        self.finish(self.servers.len(), Found::Nothing { tried, waited: self.deadline.waited() });
+        self.finish(
+            self.servers.len(),
+            Found::Nothing {
+                tried,
+                waited: self.deadline.waited(),
+            },
+        );
     }
 
     fn finish(&self, step: usize, found: Found) {

@@ -85,8 +85,17 @@ impl Routes {
         timeout: Duration,
         template: TemplateTopic,
     ) -> Arc<Self> {
-        let means = Means { connections, timer, name_servers, timeout };
-        Arc::new(Self { table: Mutex::new(Table::default()), means, template })
+        let means = Means {
+            connections,
+            timer,
+            name_servers,
+            timeout,
+        };
+        Arc::new(Self {
+            table: Mutex::new(Table::default()),
+            means,
+            template,
+        })
     }
 
     /// The route of a topic, if it is known.
@@ -121,7 +130,11 @@ impl Routes {
     }
 
     /// Blocks until the route is known, its look-up has failed, or the deadline is over.
-    pub(crate) fn wait(self: &Arc<Self>, topic: &Arc<str>, deadline: &Deadline) -> Result<Arc<TopicRoute>, Error> {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        topic: &Arc<str>,
+        deadline: &Deadline,
+    ) -> Result<Arc<TopicRoute>, Error> {
         if let Some(route) = self.known(topic) {
             return Ok(route);
         }
@@ -129,14 +142,27 @@ impl Routes {
         let (sender, receiver) = channel::bounded(1);
         // The receiver may have gone when its deadline was over.
         self.when_known(topic, Box::new(move |found| drop(sender.try_send(found))));
-        receiver.recv_deadline(deadline.at()).unwrap_or_else(|_| Err(self.late(topic, began.elapsed())))
+        receiver
+            .recv_deadline(deadline.at())
+            .unwrap_or_else(|_| Err(self.late(topic, began.elapsed())))
     }
 
     /// What whoever waits for a route reports when the time is over.
     pub(crate) fn late(&self, topic: &str, waited: Duration) -> Error {
-        let servers: Vec<_> = self.means.name_servers.in_order().iter().map(ToString::to_string).collect();
+        let servers: Vec<_> = self
+            .means
+            .name_servers
+            .in_order()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let target = format!("topic {topic}, name servers {}", servers.join(";"));
-        Error::Timeout { phase: Phase::Route, target: target.into(), waited, written: Written::Nothing }
+        Error::Timeout {
+            phase: Phase::Route,
+            target: target.into(),
+            waited,
+            written: Written::Nothing,
+        }
     }
 
     /// Looks a known topic up again in the background, for example because a broker of its route is gone.
@@ -158,14 +184,24 @@ impl Routes {
         table.topics.retain(|_, topic| topic.is_wanted());
         let topics: Vec<_> = table.topics.keys().map(Arc::clone).collect();
         drop(table);
-        topics.iter().for_each(|topic| self.refresh(topic));
+        for topic in &topics {
+            self.refresh(topic);
+        }
     }
 
     /// Whether a route names this address, or a look-up that may do so is under way.
     pub(crate) fn may_need(&self, address: &str) -> bool {
         let table = self.table.lock();
-        let names = |topic: &Topic| topic.route.as_ref().is_some_and(|route| route.has_address(address));
-        table.topics.values().any(|topic| topic.route.is_none() || names(topic))
+        let names = |topic: &Topic| {
+            topic
+                .route
+                .as_ref()
+                .is_some_and(|route| route.has_address(address))
+        };
+        table
+            .topics
+            .values()
+            .any(|topic| topic.route.is_none() || names(topic))
     }
 
     /// Fails everybody who waits, and everybody who comes later.
@@ -184,7 +220,9 @@ impl Routes {
         let then = move |found| match found {
             Found::Route(data) => routes.settle(&asked, routes.read_route(&asked, &data)),
             Found::Unknown { address, remark } => routes.ask_for_template(&asked, address, remark),
-            Found::Nothing { tried, waited } => routes.settle(&asked, Outcome::unreachable(&asked, tried, waited)),
+            Found::Nothing { tried, waited } => {
+                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited));
+            }
         };
         RouteQuery::start(self.means.clone(), Arc::clone(topic), Box::new(then));
     }
@@ -208,7 +246,11 @@ impl Routes {
             };
             routes.settle(&asked, outcome);
         };
-        RouteQuery::start(self.means.clone(), Arc::clone(&self.template.name), Box::new(then));
+        RouteQuery::start(
+            self.means.clone(),
+            Arc::clone(&self.template.name),
+            Box::new(then),
+        );
     }
 
     fn no_route(&self, topic: &Arc<str>, address: &str, remark: &str) -> Error {
@@ -218,7 +260,10 @@ impl Routes {
             "name server {address} does not know it ({remark}), and no broker creates topics by itself (there is no \
              route for {template} either); create the topic first, or look whether the brokers are registered there"
         );
-        Error::NoRoute { topic: Arc::clone(topic), reason: reason.into() }
+        Error::NoRoute {
+            topic: Arc::clone(topic),
+            reason: reason.into(),
+        }
     }
 
     fn read_route(&self, topic: &Arc<str>, data: &RouteData) -> Outcome {
@@ -236,12 +281,19 @@ impl Routes {
     }
 
     fn cursor(&self, topic: &str) -> Arc<AtomicUsize> {
-        self.table.lock().topics.get(topic).map(|entry| Arc::clone(&entry.cursor)).unwrap_or_default()
+        self.table
+            .lock()
+            .topics
+            .get(topic)
+            .map(|entry| Arc::clone(&entry.cursor))
+            .unwrap_or_default()
     }
 
     fn settle(&self, topic: &Arc<str>, outcome: Outcome) {
         let mut table = self.table.lock();
-        let Some(entry) = table.topics.get_mut(topic) else { return };
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
+        };
         entry.asking = false;
         let waiting = std::mem::take(&mut entry.waiting);
         let result = entry.take_in(topic, outcome);
@@ -250,7 +302,9 @@ impl Routes {
             table.topics.remove(topic);
         }
         drop(table);
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        for then in waiting {
+            then(result.clone());
+        }
     }
 }
 
@@ -276,8 +330,15 @@ impl Topic {
     /// The old route, if it is better kept: the topic was there a moment ago and is unknown now, which more likely means
     /// that the name server has just been restarted.
     fn outliving(&self, new: &TopicRoute) -> Option<Arc<TopicRoute>> {
-        let old = self.route.as_ref().filter(|old| new.from_template && !old.from_template)?;
-        if self.unknown_refreshes + 1 < UNKNOWN_REFRESHES { Some(Arc::clone(old)) } else { None }
+        let old = self
+            .route
+            .as_ref()
+            .filter(|old| new.from_template && !old.from_template)?;
+        if self.unknown_refreshes + 1 < UNKNOWN_REFRESHES {
+            Some(Arc::clone(old))
+        } else {
+            None
+        }
     }
 
     fn take_in(&mut self, topic: &str, outcome: Outcome) -> Result<Arc<TopicRoute>, Error> {
@@ -323,7 +384,11 @@ impl Topic {
 
 impl Outcome {
     fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Self {
-        Self::Failed(Error::NameServersUnreachable { topic: Arc::clone(topic), waited, tried: tried.into() })
+        Self::Failed(Error::NameServersUnreachable {
+            topic: Arc::clone(topic),
+            waited,
+            tried: tried.into(),
+        })
     }
 }
 

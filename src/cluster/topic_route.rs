@@ -1,10 +1,6 @@
 //! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     message::MessageQueue,
@@ -42,7 +38,6 @@ pub(crate) struct TopicRoute {
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
-    pub(crate) fetched: Instant,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
 }
@@ -62,21 +57,29 @@ impl TopicRoute {
             listed: Vec::new(),
             brokers: Vec::new(),
             from_template: false,
-            fetched: Instant::now(),
             cursor,
         };
         for (broker_name, queue_count) in queue_counts {
-            let Some(broker) = masters.get(broker_name) else { continue };
+            let Some(broker) = masters.get(broker_name) else {
+                continue;
+            };
             if queue_count > 0 && !route.brokers.contains(broker) {
                 route.brokers.push(Arc::clone(broker));
             }
             for queue_id in 0..queue_count {
                 let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
                 route.listed.push(queue.clone());
-                route.queues.push(PublishQueue { queue: Arc::new(queue), broker: Arc::clone(broker) });
+                route.queues.push(PublishQueue {
+                    queue: Arc::new(queue),
+                    broker: Arc::clone(broker),
+                });
             }
         }
-        if route.queues.is_empty() { None } else { Some(route) }
+        if route.queues.is_empty() {
+            None
+        } else {
+            Some(route)
+        }
     }
 
     /// Makes the route of a topic that does not exist yet from the template topic's: brokers create it with so many
@@ -91,12 +94,17 @@ impl TopicRoute {
         for queue_data in &mut data.queue_datas {
             queue_data.write_queue_nums = queue_data.read_queue_nums.min(most_queues);
         }
-        Self::from_data(topic, &data, cursor).map(|route| Self { from_template: true, ..route })
+        Self::from_data(topic, &data, cursor).map(|route| Self {
+            from_template: true,
+            ..route
+        })
     }
 
     /// Whether the other names the same queues on the same addresses.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.brokers == other.brokers && self.listed == other.listed && self.from_template == other.from_template
+        self.brokers == other.brokers
+            && self.listed == other.listed
+            && self.from_template == other.from_template
     }
 
     pub(crate) fn has_address(&self, address: &str) -> bool {
@@ -112,15 +120,23 @@ impl TopicRoute {
 fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
     let master = |data: &BrokerData| {
         let address = data.broker_addresses.get(&MASTER_ID)?;
-        Some(Arc::new(RouteBroker { name: data.broker_name.as_str().into(), address: address.as_str().into() }))
+        Some(Arc::new(RouteBroker {
+            name: data.broker_name.as_str().into(),
+            address: address.as_str().into(),
+        }))
     };
-    broker_datas.iter().filter_map(|data| Some((data.broker_name.as_str(), master(data)?))).collect()
+    broker_datas
+        .iter()
+        .filter_map(|data| Some((data.broker_name.as_str(), master(data)?)))
+        .collect()
 }
 
 /// Sorted by broker name, so that clients that number the queues agree whatever order the name server sends.
 fn writable_queue_counts(queue_datas: &[QueueData]) -> Vec<(&str, u32)> {
     let writable = queue_datas.iter().filter(|data| data.perm & PERM_WRITE != 0);
-    let mut counts: Vec<_> = writable.map(|data| (data.broker_name.as_str(), data.write_queue_nums)).collect();
+    let mut counts: Vec<_> = writable
+        .map(|data| (data.broker_name.as_str(), data.write_queue_nums))
+        .collect();
     counts.sort_by_key(|(broker_name, _)| *broker_name);
     counts
 }
@@ -134,7 +150,10 @@ fn ordered_queue_counts(conf: &str) -> Vec<(&str, u32)> {
     };
     let parse = |text| entry(text).and_then(|(length, count)| Some((text.get(..length)?, count)));
     let limit = crate::wire::limits::MAX_QUEUES_PER_TOPIC;
-    conf.split(';').filter_map(parse).filter(|(_, count)| *count <= limit).collect()
+    conf.split(';')
+        .filter_map(parse)
+        .filter(|(_, count)| *count <= limit)
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,14 +189,30 @@ mod tests {
     #[test]
     fn only_writable_queues_of_brokers_with_a_master_count_sorted_by_broker_name() {
         let data = RouteData {
-            broker_datas: vec![broker("b", &[0, 1]), broker("slave-only", &[1]), broker("a", &[0]), broker("ro", &[0])],
-            queue_datas: vec![queues("b", 1, 6), queues("slave-only", 2, 6), queues("a", 2, 6), queues("ro", 2, 4)],
+            broker_datas: vec![
+                broker("b", &[0, 1]),
+                broker("slave-only", &[1]),
+                broker("a", &[0]),
+                broker("ro", &[0]),
+            ],
+            queue_datas: vec![
+                queues("b", 1, 6),
+                queues("slave-only", 2, 6),
+                queues("a", 2, 6),
+                queues("ro", 2, 4),
+            ],
             order_topic_conf: None,
         };
         let route = from_data(&data).unwrap();
         assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@b#0"]);
         assert_eq!(route.brokers.len(), 2);
-        assert!(from_data(&RouteData { queue_datas: vec![queues("ro", 2, 4)], ..data }).is_none());
+        assert!(
+            from_data(&RouteData {
+                queue_datas: vec![queues("ro", 2, 4)],
+                ..data
+            })
+            .is_none()
+        );
     }
 
     #[test]

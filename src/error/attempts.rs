@@ -20,13 +20,23 @@ pub struct Attempt {
 
 impl Attempt {
     pub(crate) fn new(broker_name: Arc<str>, queue_id: u32, took: Duration, error: Error) -> Self {
-        Self { broker_name, queue_id, took, error }
+        Self {
+            broker_name,
+            queue_id,
+            took,
+            error,
+        }
     }
 }
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { broker_name, queue_id, took, error } = self;
+        let Self {
+            broker_name,
+            queue_id,
+            took,
+            error,
+        } = self;
         write!(f, "{broker_name}#{queue_id} in {took:.1?}: {error}")
     }
 }
@@ -43,8 +53,18 @@ pub struct FailedSend {
 
 impl FailedSend {
     /// `reason` says why no further attempt was made.
-    pub(crate) fn new(topic: Arc<str>, elapsed: Duration, reason: &'static str, attempts: Vec<Attempt>) -> Self {
-        Self { topic, elapsed, reason, attempts }
+    pub(crate) fn new(
+        topic: Arc<str>,
+        elapsed: Duration,
+        reason: &'static str,
+        attempts: Vec<Attempt>,
+    ) -> Self {
+        Self {
+            topic,
+            elapsed,
+            reason,
+            attempts,
+        }
     }
 
     /// The topic of the message.
@@ -83,7 +103,12 @@ impl FailedSend {
 
 impl fmt::Display for FailedSend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { topic, elapsed, reason, attempts } = self;
+        let Self {
+            topic,
+            elapsed,
+            reason,
+            attempts,
+        } = self;
         let plural = if attempts.len() == 1 { "" } else { "s" };
         write!(
             f,
@@ -92,7 +117,12 @@ impl fmt::Display for FailedSend {
             self.delivery()
         )?;
         attempts.iter().enumerate().try_for_each(|(number, attempt)| {
-            write!(f, "{} [{}] {attempt}", if number == 0 { "" } else { ";" }, number + 1)
+            write!(
+                f,
+                "{} [{}] {attempt}",
+                if number == 0 { "" } else { ";" },
+                number + 1
+            )
         })
     }
 }
@@ -115,9 +145,22 @@ mod tests {
             written: Written::All,
             reason: "the reply has no queueOffset".into(),
         };
-        let send = |attempts| FailedSend::new("t".into(), Duration::from_millis(40), "no attempt is left", attempts);
-        assert_eq!(send(vec![attempt(busy()), attempt(busy())]).delivery(), Delivery::Refused);
-        assert_eq!(send(vec![attempt(lost()), attempt(busy())]).delivery(), Delivery::Unknown);
+        let send = |attempts| {
+            FailedSend::new(
+                "t".into(),
+                Duration::from_millis(40),
+                "no attempt is left",
+                attempts,
+            )
+        };
+        assert_eq!(
+            send(vec![attempt(busy()), attempt(busy())]).delivery(),
+            Delivery::Refused
+        );
+        assert_eq!(
+            send(vec![attempt(lost()), attempt(busy())]).delivery(),
+            Delivery::Unknown
+        );
         assert_eq!(
             send(vec![attempt(busy())]).to_string(),
             "sending to topic t failed after 40.0ms and 1 attempt (refused, not stored; no attempt is left): \

@@ -166,16 +166,31 @@ mod tests {
     fn code_1_is_open_unless_the_remark_is_known() {
         let system_error = ResponseCode::SYSTEM_ERROR;
         assert_eq!(refusal_delivery(system_error, "UNKNOWN_ERROR"), Delivery::Unknown);
-        assert_eq!(refusal_delivery(system_error, "[PC_SYNCHRONIZED]broker busy"), Delivery::Refused);
-        assert_eq!(refusal_delivery(system_error, "request queueId[99] is illegal, TopicConfig"), Delivery::Refused);
+        assert_eq!(
+            refusal_delivery(system_error, "[PC_SYNCHRONIZED]broker busy"),
+            Delivery::Refused
+        );
+        assert_eq!(
+            refusal_delivery(system_error, "request queueId[99] is illegal, TopicConfig"),
+            Delivery::Refused
+        );
         assert_eq!(refusal_delivery(ResponseCode::new(4711), ""), Delivery::Unknown);
     }
 
     #[test]
     fn code_16_is_about_access_unless_sending_is_forbidden() {
         let no_permission = ResponseCode::NO_PERMISSION;
-        assert!(is_access_refusal(no_permission, "User:x has no permission to access Topic:y"));
-        assert!(!is_access_refusal(no_permission, "the broker[10.0.0.1] sending message is forbidden"));
-        assert!(is_access_refusal(ResponseCode::SYSTEM_ERROR, "org.apache.rocketmq.acl.common.AclException: No acl"));
+        assert!(is_access_refusal(
+            no_permission,
+            "User:x has no permission to access Topic:y"
+        ));
+        assert!(!is_access_refusal(
+            no_permission,
+            "the broker[10.0.0.1] sending message is forbidden"
+        ));
+        assert!(is_access_refusal(
+            ResponseCode::SYSTEM_ERROR,
+            "org.apache.rocketmq.acl.common.AclException: No acl"
+        ));
     }
 }

@@ -121,9 +121,9 @@ impl Error {
             | Self::Connect { .. }
             | Self::ShutDown
             | Self::Thread { .. } => Delivery::NotStored,
-            Self::ConnectionLost { written, .. } | Self::Timeout { written, .. } | Self::Protocol { written, .. } => {
-                written.delivery()
-            }
+            Self::ConnectionLost { written, .. }
+            | Self::Timeout { written, .. }
+            | Self::Protocol { written, .. } => written.delivery(),
             Self::Refused { code, remark, .. } => delivery::refusal_delivery(*code, remark),
             Self::Failed(failed) => failed.delivery(),
         }
@@ -158,7 +158,11 @@ impl Error {
     /// A refusal with a remark from the network: cut and escaped before it can reach a log.
     pub(crate) fn refused(address: &Arc<str>, code: ResponseCode, remark: Option<&str>) -> Self {
         let remark = printable(remark.unwrap_or("(no remark)"));
-        Self::Refused { address: Arc::clone(address), code, remark: remark.into() }
+        Self::Refused {
+            address: Arc::clone(address),
+            code,
+            remark: remark.into(),
+        }
     }
 }
 
@@ -186,23 +190,54 @@ impl fmt::Display for Error {
             Self::InvalidConfig { setting, reason } => write!(f, "invalid setting {setting}: {reason}"),
             Self::InvalidMessage { reason } => write!(f, "invalid message: {reason}"),
             Self::NameServersUnreachable { topic, waited, tried } => {
-                write!(f, "no name server could be asked for the route of topic {topic} within {waited:.1?}:")?;
+                write!(
+                    f,
+                    "no name server could be asked for the route of topic {topic} within {waited:.1?}:"
+                )?;
                 tried.iter().enumerate().try_for_each(|(number, error)| {
                     write!(f, "{} {error}", if number == 0 { "" } else { ";" })
                 })
             }
             Self::NoRoute { topic, reason } => write!(f, "no route for topic {topic}: {reason}"),
-            Self::Connect { address, waited, source } => {
+            Self::Connect {
+                address,
+                waited,
+                source,
+            } => {
                 write!(f, "cannot connect to {address} (after {waited:.1?}): {source}")
             }
-            Self::ConnectionLost { address, written, waited, source } => {
-                write!(f, "connection to {address} lost after {waited:.1?} ({written}): {source}")
+            Self::ConnectionLost {
+                address,
+                written,
+                waited,
+                source,
+            } => {
+                write!(
+                    f,
+                    "connection to {address} lost after {waited:.1?} ({written}): {source}"
+                )
             }
-            Self::Timeout { phase, target, waited, written } => {
-                write!(f, "time over after {waited:.1?} while {phase}: {target} ({written})")
+            Self::Timeout {
+                phase,
+                target,
+                waited,
+                written,
+            } => {
+                write!(
+                    f,
+                    "time over after {waited:.1?} while {phase}: {target} ({written})"
+                )
             }
-            Self::Refused { address, code, remark } => write!(f, "{address} answered {code}: {remark}"),
-            Self::Protocol { address, written, reason } => {
+            Self::Refused {
+                address,
+                code,
+                remark,
+            } => write!(f, "{address} answered {code}: {remark}"),
+            Self::Protocol {
+                address,
+                written,
+                reason,
+            } => {
                 write!(f, "{address} broke the protocol ({written}): {reason}")
             }
             Self::Failed(failed) => failed.fmt(f),
@@ -215,9 +250,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Connect { source, .. } | Self::ConnectionLost { source, .. } | Self::Thread { source, .. } => {
-                Some(&**source)
-            }
+            Self::Connect { source, .. }
+            | Self::ConnectionLost { source, .. }
+            | Self::Thread { source, .. } => Some(&**source),
             Self::NameServersUnreachable { tried, .. } => tried.last().map(|error| error as _),
             Self::Failed(failed) => failed.last_error().map(|error| error as _),
             _ => None,

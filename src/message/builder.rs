@@ -104,7 +104,10 @@ impl MessageBuilder {
         let mut properties: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(self.user_properties.len() + 3);
         let mut push = |name: &str, value: &str| properties.push((name.into(), value.into()));
         if !self.keys.is_empty() {
-            push(property::KEYS, &self.keys.join(&property::KEY_SEPARATOR.to_string()));
+            push(
+                property::KEYS,
+                &self.keys.join(&property::KEY_SEPARATOR.to_string()),
+            );
         }
         if !self.tags.is_empty() {
             push(property::TAGS, &self.tags);
@@ -116,7 +119,10 @@ impl MessageBuilder {
         for (name, value) in &self.user_properties {
             push(name, value);
         }
-        let properties_length = properties.iter().map(|(name, value)| property::encoded_length(name, value)).sum();
+        let properties_length = properties
+            .iter()
+            .map(|(name, value)| property::encoded_length(name, value))
+            .sum();
         if properties_length > MAX_PROPERTIES_LENGTH {
             return Err(Error::InvalidMessage {
                 reason: format!(
@@ -125,31 +131,50 @@ impl MessageBuilder {
                 ),
             });
         }
-        let content =
-            Content { topic: Arc::from(self.topic), flag: self.flag, body: self.body, properties, properties_length };
-        Ok(Message { content: Arc::new(content) })
+        let content = Content {
+            topic: Arc::from(self.topic),
+            flag: self.flag,
+            body: self.body,
+            properties,
+            properties_length,
+        };
+        Ok(Message {
+            content: Arc::new(content),
+        })
     }
 
     fn check(&self) -> Result<(), String> {
         names::check_topic(&self.topic)?;
         if self.body.is_empty() {
-            return Err(format!("the body of the message for topic {:?} is empty", self.topic));
+            return Err(format!(
+                "the body of the message for topic {:?} is empty",
+                self.topic
+            ));
         }
         if property::has_separator(&self.tags) {
-            return Err(format!("tags {:?} contain a separator character (U+0001 or U+0002)", self.tags));
+            return Err(format!(
+                "tags {:?} contain a separator character (U+0001 or U+0002)",
+                self.tags
+            ));
         }
         for key in &self.keys {
             if key.trim().is_empty() {
                 return Err("a key is blank".to_owned());
             }
             if key.contains(property::KEY_SEPARATOR) {
-                return Err(format!("key {key:?} contains a space, which separates keys; give them one by one"));
+                return Err(format!(
+                    "key {key:?} contains a space, which separates keys; give them one by one"
+                ));
             }
             if property::has_separator(key) {
-                return Err(format!("key {key:?} contains a separator character (U+0001 or U+0002)"));
+                return Err(format!(
+                    "key {key:?} contains a separator character (U+0001 or U+0002)"
+                ));
             }
         }
-        self.user_properties.iter().try_for_each(|(name, value)| property::check(name, value))
+        self.user_properties
+            .iter()
+            .try_for_each(|(name, value)| property::check(name, value))
     }
 }
 
@@ -170,7 +195,13 @@ mod tests {
 
     #[test]
     fn properties_are_sent_in_a_fixed_order() {
-        let message = valid().property("b", "2").property("a", "1").tags("t").keys(["k1", "k2"]).build().unwrap();
+        let message = valid()
+            .property("b", "2")
+            .property("a", "1")
+            .tags("t")
+            .keys(["k1", "k2"])
+            .build()
+            .unwrap();
         let pairs: Vec<_> = message.properties().collect();
         assert_eq!(pairs, [("KEYS", "k1 k2"), ("TAGS", "t"), ("b", "2"), ("a", "1")]);
         assert_eq!(message.properties_length(), 4 + 5 + 2 + 4 + 1 + 2 + 4 + 4);
@@ -185,12 +216,17 @@ mod tests {
     #[test]
     fn empty_tags_mean_none_and_wait_is_sent_only_when_false() {
         assert_eq!(valid().tags("").build().unwrap().properties().count(), 0);
-        assert_eq!(valid().wait_store_ok(false).build().unwrap().property("WAIT"), Some("false"));
+        assert_eq!(
+            valid().wait_store_ok(false).build().unwrap().property("WAIT"),
+            Some("false")
+        );
     }
 
     #[test]
     fn bad_input_is_refused_with_rule_and_value() {
-        assert!(reason(Message::builder("topic")).contains("body of the message for topic \"topic\" is empty"));
+        assert!(
+            reason(Message::builder("topic")).contains("body of the message for topic \"topic\" is empty")
+        );
         assert!(reason(valid().property("a\u{1}", "x")).contains("separator"));
         assert!(reason(valid().property("a", "x\u{2}")).contains("value of property \"a\""));
         assert!(reason(valid().property("", "x")).contains("name is blank"));
@@ -205,7 +241,11 @@ mod tests {
 
     #[test]
     fn the_body_is_not_shown_by_debug() {
-        let message = valid().body("secret").property("password", "hidden").build().unwrap();
+        let message = valid()
+            .body("secret")
+            .property("password", "hidden")
+            .build()
+            .unwrap();
         let shown = format!("{message:?}");
         assert!(!shown.contains("secret") && !shown.contains("hidden"), "{shown}");
     }

@@ -14,16 +14,26 @@ struct ShortText {
 }
 
 impl ShortText {
+    const EMPTY: Self = Self {
+        length: 0,
+        bytes: [0; CAPACITY],
+    };
+
     fn from_text(text: &str) -> Option<Self> {
         let length = u8::try_from(text.len()).ok()?;
         let mut bytes = [0; CAPACITY];
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        text.bytes().all(|byte| byte.is_ascii_graphic()).then_some(Self { length, bytes })
+        text.bytes()
+            .all(|byte| byte.is_ascii_graphic())
+            .then_some(Self { length, bytes })
     }
 
     fn as_str(&self) -> &str {
         // Only ASCII gets in, so the fallbacks are never taken.
-        self.bytes.get(..usize::from(self.length)).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("")
+        self.bytes
+            .get(..usize::from(self.length))
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or("")
     }
 }
 
@@ -41,6 +51,12 @@ macro_rules! id_type {
                     return None;
                 }
                 ShortText::from_text(text).map(Self)
+            }
+
+            /// Takes over digits that this library has made itself, which always fit.
+            pub(crate) fn from_digits(digits: &str) -> Self {
+                debug_assert!(ShortText::from_text(digits).is_some(), "{digits:?} is not an id");
+                Self(ShortText::from_text(digits).unwrap_or(ShortText::EMPTY))
             }
 
             /// The id as text, as RocketMQ's tools print it.
@@ -128,7 +144,13 @@ mod tests {
         assert_eq!(MessageId::from_text("with space"), None);
         assert_eq!(MessageId::from_text("ä"), None);
         assert_eq!(MessageId::from_text(&"A".repeat(63)), None);
-        assert_eq!(MessageId::from_text(&"A".repeat(62)).map(|id| id.as_str().len()), Some(62));
-        assert_eq!(OffsetMessageId::from_text("0").map(|id| id.to_string()), Some("0".to_owned()));
+        assert_eq!(
+            MessageId::from_text(&"A".repeat(62)).map(|id| id.as_str().len()),
+            Some(62)
+        );
+        assert_eq!(
+            OffsetMessageId::from_text("0").map(|id| id.to_string()),
+            Some("0".to_owned())
+        );
     }
 }

@@ -94,17 +94,24 @@ impl Message {
 
     /// The keys under which tools find the message.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.property(property::KEYS).into_iter().flat_map(|keys| keys.split(property::KEY_SEPARATOR))
+        self.property(property::KEYS)
+            .into_iter()
+            .flat_map(|keys| keys.split(property::KEY_SEPARATOR))
     }
 
     /// The value of a property; `KEYS`, `TAGS` and `WAIT` are properties too.
     pub fn property(&self, name: &str) -> Option<&str> {
-        self.properties().find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.properties()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
     }
 
     /// All properties, `KEYS` and `TAGS` included, in the order in which they are sent.
     pub fn properties(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.content.properties.iter().map(|(name, value)| (&**name, &**value))
+        self.content
+            .properties
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
     }
 
     pub(crate) fn shared_topic(&self) -> &Arc<str> {

@@ -29,7 +29,9 @@ const SYSTEM_TOPICS: &[&str] = &[
 pub(crate) fn check_topic(topic: &str) -> Result<(), String> {
     check_name("topic", topic, MAX_TOPIC_LENGTH)?;
     if SYSTEM_TOPICS.contains(&topic) {
-        return Err(format!("topic {topic:?} belongs to the brokers; messages cannot be sent to it"));
+        return Err(format!(
+            "topic {topic:?} belongs to the brokers; messages cannot be sent to it"
+        ));
     }
     Ok(())
 }
@@ -38,7 +40,9 @@ pub(crate) fn check_topic(topic: &str) -> Result<(), String> {
 pub(crate) fn check_group(group: &str) -> Result<(), String> {
     check_name("producer group", group, MAX_GROUP_LENGTH)?;
     if group == DEFAULT_GROUP {
-        return Err(format!("producer group {group:?} is the unset default; choose a name of your own"));
+        return Err(format!(
+            "producer group {group:?} is the unset default; choose a name of your own"
+        ));
     }
     Ok(())
 }
@@ -54,7 +58,11 @@ fn check_name(what: &str, name: &str, longest: usize) -> Result<(), String> {
         ));
     }
     if name.len() > longest {
-        return Err(format!("{what} {:?} has {} bytes; the limit is {longest}", excerpt(name), name.len()));
+        return Err(format!(
+            "{what} {:?} has {} bytes; the limit is {longest}",
+            excerpt(name),
+            name.len()
+        ));
     }
     Ok(())
 }
@@ -66,7 +74,11 @@ fn is_name_character(c: char) -> bool {
 /// The beginning of a name, so that an error stays readable whatever it was given.
 fn excerpt(name: &str) -> String {
     const SHOWN: usize = 140;
-    if name.chars().count() <= SHOWN { name.to_owned() } else { name.chars().take(SHOWN).chain("…".chars()).collect() }
+    if name.chars().count() <= SHOWN {
+        name.to_owned()
+    } else {
+        name.chars().take(SHOWN).chain("…".chars()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -86,9 +98,25 @@ mod tests {
         assert_eq!(check_topic(" ").unwrap_err(), "the topic is blank");
         assert!(check_topic("a b").unwrap_err().contains("\"a b\" contains ' '"));
         assert!(check_topic("bücher").unwrap_err().contains("'ü'"));
-        assert!(check_topic(&"x".repeat(128)).unwrap_err().contains("has 128 bytes; the limit is 127"));
-        assert!(check_topic("TBW102").unwrap_err().contains("belongs to the brokers"));
-        assert!(check_group("DEFAULT_PRODUCER").unwrap_err().contains("unset default"));
-        assert!(check_group(&"x".repeat(121)).unwrap_err().contains("the limit is 120"));
+        assert!(
+            check_topic(&"x".repeat(128))
+                .unwrap_err()
+                .contains("has 128 bytes; the limit is 127")
+        );
+        assert!(
+            check_topic("TBW102")
+                .unwrap_err()
+                .contains("belongs to the brokers")
+        );
+        assert!(
+            check_group("DEFAULT_PRODUCER")
+                .unwrap_err()
+                .contains("unset default")
+        );
+        assert!(
+            check_group(&"x".repeat(121))
+                .unwrap_err()
+                .contains("the limit is 120")
+        );
     }
 }

@@ -24,7 +24,11 @@ pub struct MessageQueue {
 impl MessageQueue {
     /// Names a queue. Nothing is checked here: a queue that does not exist is refused when a message is sent to it.
     pub fn new(topic: impl Into<Arc<str>>, broker_name: impl Into<Arc<str>>, queue_id: u32) -> Self {
-        Self { topic: topic.into(), broker_name: broker_name.into(), queue_id }
+        Self {
+            topic: topic.into(),
+            broker_name: broker_name.into(),
+            queue_id,
+        }
     }
 
     /// The topic that the queue belongs to.

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
@@ -30,7 +31,6 @@ use crate::{
         header::{Envelope, FLAG_ONEWAY, FLAG_RESPONSE, FieldWriter, Header, Language, encode_frame},
     },
 };
-pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
 
 /// What every connection of a producer has in common.
 #[derive(Clone, Debug)]
@@ -150,7 +150,11 @@ impl Connection {
         let name = format!("rmq-reader {}", connection.address);
         // The handle is stored under the lock, so whoever joins later finds it.
         let mut slot = connection.reader.lock();
-        *slot = Some(thread::Builder::new().name(name).spawn(move || reader.run_reader())?);
+        *slot = Some(
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || reader.run_reader())?,
+        );
         drop(slot);
         Ok(connection)
     }
@@ -167,9 +171,11 @@ impl Connection {
         &self.counters
     }
 
-    /// Requests that wait for their reply.
-    pub(crate) fn waiting(&self) -> usize {
-        self.in_flight.waiting()
+    /// How a request is handed over by someone who must not wait.
+    pub(crate) fn immediately(&self) -> Manner {
+        Manner::Immediate {
+            alone: self.in_flight.waiting() == 0,
+        }
     }
 
     pub(crate) fn oneway_unwritten(&self) -> usize {
@@ -192,13 +198,22 @@ impl Connection {
         let now = Instant::now();
         let mut opaque = 0;
         let next = self.outgoing.append(manner, request.body.len(), |out| {
-            opaque = self.in_flight.register(waiting.waiter, waiting.ticket, waiting.alarm, now).map_err(|refusal| {
-                match refusal {
+            opaque = self
+                .in_flight
+                .register(waiting.waiter, waiting.ticket, waiting.alarm, now)
+                .map_err(|refusal| match refusal {
                     Refusal::Ended => Unwritten::Ended,
                     Refusal::Full => Unwritten::Full,
-                }
-            })?;
-            let encoded = self.encode(out, request.code.value(), opaque, 0, None, request.write_fields, request.body);
+                })?;
+            let encoded = self.encode(
+                out,
+                request.code.value(),
+                opaque,
+                0,
+                None,
+                request.write_fields,
+                request.body,
+            );
             encoded.map_err(|error| {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
@@ -224,11 +239,21 @@ impl Connection {
         until: Instant,
     ) -> Result<(), Error> {
         let now = Instant::now();
-        let next = self.outgoing.append(Manner::Queued { until }, request.body.len(), |out| {
-            self.encode(out, request.code.value(), ONEWAY_OPAQUE, FLAG_ONEWAY, None, request.write_fields, request.body)
+        let next = self
+            .outgoing
+            .append(Manner::Queued { until }, request.body.len(), |out| {
+                self.encode(
+                    out,
+                    request.code.value(),
+                    ONEWAY_OPAQUE,
+                    FLAG_ONEWAY,
+                    None,
+                    request.write_fields,
+                    request.body,
+                )
                 .map_err(Unwritten::Wire)?;
-            Ok(None)
-        });
+                Ok(None)
+            });
         match next {
             Ok(next) => {
                 self.carry_out(next);
@@ -240,7 +265,9 @@ impl Connection {
 
     /// Gives a request up. If it was still waiting, the waiter will not be completed any more.
     pub(crate) fn cancel(self: &Arc<Self>, opaque: i32) -> Cancelled {
-        let Some(entry) = self.in_flight.take(opaque) else { return Cancelled::TooLate };
+        let Some(entry) = self.in_flight.take(opaque) else {
+            return Cancelled::TooLate;
+        };
         let written = self.outgoing.withdraw(opaque);
         self.suspect(&entry, written);
         Cancelled::Waiting(written)
@@ -269,8 +296,17 @@ impl Connection {
 
     /// What a waiter that keeps its own time reports when that is over.
     pub(crate) fn timeout(&self, written: Written, waited: Duration) -> Error {
-        let phase = if written == Written::All { Phase::Reply } else { Phase::Write };
-        Error::Timeout { phase, target: Arc::clone(&self.address), waited, written }
+        let phase = if written == Written::All {
+            Phase::Reply
+        } else {
+            Phase::Write
+        };
+        Error::Timeout {
+            phase,
+            target: Arc::clone(&self.address),
+            waited,
+            written,
+        }
     }
 
     /// Ends the connection from this side.
@@ -292,7 +328,10 @@ impl Connection {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a frame, which exist only here")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a frame, which exist only here"
+    )]
     fn encode(
         &self,
         out: &mut Vec<u8>,
@@ -303,8 +342,21 @@ impl Connection {
         write_fields: impl FnOnce(&mut FieldWriter<'_>),
         body: &[u8],
     ) -> Result<(), WireError> {
-        let ConnectionSettings { language, version, serialization, .. } = self.settings;
-        let envelope = Envelope { code, opaque, flag, language, version, remark, serialization };
+        let ConnectionSettings {
+            language,
+            version,
+            serialization,
+            ..
+        } = self.settings;
+        let envelope = Envelope {
+            code,
+            opaque,
+            flag,
+            language,
+            version,
+            remark,
+            serialization,
+        };
         encode_frame(out, &envelope, write_fields, body)
     }
 
@@ -347,7 +399,10 @@ impl Connection {
         struct Guard<'a>(&'a Connection, Option<EndCause>);
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
-                let cause = self.1.take().unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
+                let cause = self
+                    .1
+                    .take()
+                    .unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
                 self.0.end(cause, false);
             }
         }
@@ -394,12 +449,20 @@ impl Connection {
         }
         match self.in_flight.take(header.opaque) {
             Some(entry) => {
-                let outcome = Outcome::Reply { address: &self.address, header: &header, body: frame.body };
+                let outcome = Outcome::Reply {
+                    address: &self.address,
+                    header: &header,
+                    body: frame.body,
+                };
                 entry.waiter.complete(entry.ticket, outcome);
             }
             None => {
                 self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!("{}: dropped a reply that nobody waits for (opaque {})", self.address, header.opaque);
+                log::debug!(
+                    "{}: dropped a reply that nobody waits for (opaque {})",
+                    self.address,
+                    header.opaque
+                );
             }
         }
         Ok(())
@@ -408,12 +471,18 @@ impl Connection {
     /// Answers a request of the broker that this client does not serve, unless it is one-way. What consumers are asked
     /// for, a producer does not have either.
     fn decline(self: &Arc<Self>, header: &Header<'_>, serialization: Serialization) {
-        log::debug!("{}: the broker asked for {}, which is not served", self.address, RequestCode::new(header.code));
+        log::debug!(
+            "{}: the broker asked for {}, which is not served",
+            self.address,
+            RequestCode::new(header.code)
+        );
         if header.is_oneway() {
             return;
         }
         let remark = format!(" request type {} not supported", header.code);
-        let ConnectionSettings { language, version, .. } = self.settings;
+        let ConnectionSettings {
+            language, version, ..
+        } = self.settings;
         let envelope = Envelope {
             code: ResponseCode::REQUEST_CODE_NOT_SUPPORTED.value(),
             opaque: header.opaque,
@@ -425,12 +494,15 @@ impl Connection {
         };
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
-        let next = self.outgoing.append(Manner::Queued { until }, remark.len(), |out| {
-            encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
-        });
-        match next {
-            Ok(next) => self.carry_out(next),
-            Err(_) => log::debug!("{}: no room for the answer to the broker's request", self.address),
+        let next = self
+            .outgoing
+            .append(Manner::Queued { until }, remark.len(), |out| {
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
+            });
+        if let Ok(next) = next {
+            self.carry_out(next);
+        } else {
+            log::debug!("{}: no room for the answer to the broker's request", self.address);
         }
     }
 
@@ -441,9 +513,16 @@ impl Connection {
         let waited = entry.registered.until(now);
         let heard = self.received.load(Ordering::Relaxed);
         let heard_since = Moment::from_micros(heard) >= entry.registered;
-        if written == Written::All && waited >= self.settings.half_open_after && !heard_since && self.is_live() {
+        if written == Written::All
+            && waited >= self.settings.half_open_after
+            && !heard_since
+            && self.is_live()
+        {
             let reason = format!("no byte came for {waited:.1?} after a request, so the peer may be gone");
-            self.end(EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason))), false);
+            self.end(
+                EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason))),
+                false,
+            );
         }
     }
 
@@ -454,7 +533,10 @@ impl Connection {
         let Some(cause) = self.cause.get() else { return };
         // Unblocks the reader, and a writer in a system call. An error means that the socket is closed already.
         drop(self.stream.shutdown(Shutdown::Both));
-        let Remains { mut unfinished, oneway } = self.outgoing.end(by_writer);
+        let Remains {
+            mut unfinished,
+            oneway,
+        } = self.outgoing.end(by_writer);
         unfinished.sort_unstable_by_key(|(opaque, _)| *opaque);
         let entries = self.in_flight.end();
         self.events.ended(self, cause, oneway);
@@ -471,13 +553,25 @@ impl Connection {
     fn lost(&self, cause: &EndCause, written: Written, waited: Duration) -> Error {
         let address = Arc::clone(&self.address);
         match cause {
-            EndCause::Io(source) => Error::ConnectionLost { address, written, waited, source: Arc::clone(source) },
-            EndCause::Protocol(reason) => {
-                Error::Protocol { address, written, reason: printable(reason).into() }
-            }
+            EndCause::Io(source) => Error::ConnectionLost {
+                address,
+                written,
+                waited,
+                source: Arc::clone(source),
+            },
+            EndCause::Protocol(reason) => Error::Protocol {
+                address,
+                written,
+                reason: printable(reason).into(),
+            },
             EndCause::Closed => {
                 let source = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by this producer");
-                Error::ConnectionLost { address, written, waited, source: Arc::new(source) }
+                Error::ConnectionLost {
+                    address,
+                    written,
+                    waited,
+                    source: Arc::new(source),
+                }
             }
         }
     }
@@ -490,7 +584,9 @@ impl Connection {
                 self.lost(cause, Written::Nothing, waited)
             }
             Rejected::NoRoom | Rejected::Frame(Unwritten::Full) => self.timeout(Written::Nothing, waited),
-            Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage { reason: error.to_string() },
+            Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage {
+                reason: error.to_string(),
+            },
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
-    sync::{AtomicU64, Ordering, Mutex, channel},
+    sync::{AtomicU64, Mutex, Ordering, channel},
     timer::Timer,
 };
 use crate::error::{Error, Phase, Written};
@@ -51,7 +51,11 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn new(settings: ConnectionSettings, connect_timeout: Duration, timer: Arc<Timer>) -> Arc<Self> {
+    pub(crate) fn new(
+        settings: ConnectionSettings,
+        connect_timeout: Duration,
+        timer: Arc<Timer>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::default()),
             settings,
@@ -102,13 +106,19 @@ impl Connections {
             }
             _ => {}
         }
-        state.slots.insert(Arc::clone(address), Slot::Dialling(vec![then]));
+        state
+            .slots
+            .insert(Arc::clone(address), Slot::Dialling(vec![then]));
         drop(state);
         self.dial(address);
     }
 
     /// Blocks until there is a connection, dialling has failed, or the deadline is over.
-    pub(crate) fn wait(self: &Arc<Self>, address: &Arc<str>, deadline: &Deadline) -> Result<Arc<Connection>, Error> {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        address: &Arc<str>,
+        deadline: &Deadline,
+    ) -> Result<Arc<Connection>, Error> {
         if let Some(connection) = self.live(address) {
             return Ok(connection);
         }
@@ -128,9 +138,16 @@ impl Connections {
 
     /// Closes the connections to addresses that `keep` does not want.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let unwanted: Vec<_> = self.all().into_iter().filter(|connection| !keep(connection.address())).collect();
+        let unwanted: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter(|connection| !keep(connection.address()))
+            .collect();
         for connection in unwanted {
-            log::info!("closing the connection to {}: no topic route names it any more", connection.address());
+            log::info!(
+                "closing the connection to {}: no topic route names it any more",
+                connection.address()
+            );
             connection.close();
         }
     }
@@ -143,7 +160,10 @@ impl Connections {
                 connection.look_at_alarms(now);
             }
         }
-        connections.iter().filter_map(|connection| connection.next_alarm()).min()
+        connections
+            .iter()
+            .filter_map(|connection| connection.next_alarm())
+            .min()
     }
 
     /// Closes all connections, which fails whoever waits on them, and refuses new ones. Joins their threads.
@@ -159,8 +179,12 @@ impl Connections {
                 Slot::Dialling(waiting) => waiting.into_iter().for_each(|then| then(Err(Error::ShutDown))),
             }
         }
-        connections.iter().for_each(|connection| connection.close());
-        connections.iter().for_each(|connection| connection.join());
+        for connection in &connections {
+            connection.close();
+        }
+        for connection in &connections {
+            connection.join();
+        }
     }
 
     /// One-way messages that were accepted and then not written, because their connection ended.
@@ -170,28 +194,43 @@ impl Connections {
 
     /// Replies that nobody waited for.
     pub(crate) fn unmatched_replies(&self) -> u64 {
-        let live: u64 = self.all().iter().map(|c| c.counters().unmatched_replies.load(Ordering::Relaxed)).sum();
+        let live: u64 = self
+            .all()
+            .iter()
+            .map(|c| c.counters().unmatched_replies.load(Ordering::Relaxed))
+            .sum();
         live + self.unmatched_replies.load(Ordering::Relaxed)
     }
 
     fn dial(self: &Arc<Self>, address: &Arc<str>) {
-        let dialling = DialGuard { connections: Arc::clone(self), address: Arc::clone(address) };
+        let dialling = DialGuard {
+            connections: Arc::clone(self),
+            address: Arc::clone(address),
+        };
         let run = move || {
             let result = dialling.connections.connect(&dialling.address);
             dialling.connections.settle(&dialling.address, result);
         };
-        if let Err(error) = thread::Builder::new().name(format!("rmq-dial {address}")).spawn(run) {
+        if let Err(error) = thread::Builder::new()
+            .name(format!("rmq-dial {address}"))
+            .spawn(run)
+        {
             let source = Arc::new(error);
-            self.settle(address, Err(Error::Thread { purpose: "connecting to a broker or name server", source }));
+            self.settle(
+                address,
+                Err(Error::Thread {
+                    purpose: "connecting to a broker or name server",
+                    source,
+                }),
+            );
         }
     }
 
     fn connect(self: &Arc<Self>, address: &Arc<str>) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let events: Arc<dyn Events> = Arc::<Self>::clone(self);
-        let connected = dial(address, self.connect_timeout).and_then(|stream| {
-            Connection::start(stream, Arc::clone(address), self.settings.clone(), events)
-        });
+        let connected = dial(address, self.connect_timeout)
+            .and_then(|stream| Connection::start(stream, Arc::clone(address), self.settings.clone(), events));
         match connected {
             Ok(connection) => {
                 log::debug!("connected to {address} in {:.1?}", began.elapsed());
@@ -203,7 +242,11 @@ impl Connections {
             Err(error) => {
                 let waited = began.elapsed();
                 log::debug!("cannot connect to {address} after {waited:.1?}: {error}");
-                Err(Error::Connect { address: Arc::clone(address), waited, source: Arc::new(error) })
+                Err(Error::Connect {
+                    address: Arc::clone(address),
+                    waited,
+                    source: Arc::new(error),
+                })
             }
         }
     }
@@ -222,7 +265,9 @@ impl Connections {
                 Err(Error::ShutDown)
             }
             Ok(connection) => {
-                state.slots.insert(Arc::clone(address), Slot::Live(Arc::clone(&connection)));
+                state
+                    .slots
+                    .insert(Arc::clone(address), Slot::Live(Arc::clone(&connection)));
                 drop(state);
                 if !connection.is_live() {
                     // It ended before it was in the table: what it did then did not find it there.
@@ -238,7 +283,9 @@ impl Connections {
                 Err(error)
             }
         };
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        for then in waiting {
+            then(result.clone());
+        }
     }
 
     fn forget(&self, ended: &Connection) {
@@ -289,7 +336,11 @@ impl Drop for DialGuard {
         if thread::panicking() {
             let reason = std::io::Error::other("the dialling thread panicked");
             let source = Arc::new(reason);
-            let error = Error::Connect { address: Arc::clone(&self.address), waited: Duration::ZERO, source };
+            let error = Error::Connect {
+                address: Arc::clone(&self.address),
+                waited: Duration::ZERO,
+                source,
+            };
             self.connections.settle(&self.address, Err(error));
         }
     }

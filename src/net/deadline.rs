@@ -19,7 +19,10 @@ impl Deadline {
     }
 
     pub(crate) fn starting(began: Instant, timeout: Duration) -> Self {
-        Self { began, at: began + timeout.min(LONGEST_TIMEOUT) }
+        Self {
+            began,
+            at: began + timeout.min(LONGEST_TIMEOUT),
+        }
     }
 
     pub(crate) fn began(&self) -> Instant {

@@ -21,7 +21,8 @@ pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
             Err(error) => last_error = Some(error),
         }
     }
-    Err(last_error.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address")))
+    Err(last_error
+        .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address")))
 }
 
 #[cfg(test)]

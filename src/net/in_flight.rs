@@ -56,7 +56,11 @@ impl Moment {
     }
 
     fn to_instant(self, epoch: Instant) -> Option<Instant> {
-        if self == Self::NEVER { None } else { epoch.checked_add(Duration::from_micros(self.0)) }
+        if self == Self::NEVER {
+            None
+        } else {
+            epoch.checked_add(Duration::from_micros(self.0))
+        }
     }
 }
 
@@ -129,7 +133,9 @@ impl InFlight {
         now: Instant,
     ) -> Result<i32, Refusal> {
         let moment = |at| Moment::new(self.epoch, at);
-        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |a| (moment(a.share), moment(a.until)));
+        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |a| {
+            (moment(a.share), moment(a.until))
+        });
         for _ in 0..self.slots.len() {
             let opaque = self.next.fetch_add(1, Ordering::Relaxed);
             if opaque == ONEWAY_OPAQUE {

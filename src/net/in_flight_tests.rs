@@ -1,10 +1,6 @@
 //! Tests of the in-flight table: against a map as the oracle, and in races that are repeated.
 
-use std::{
-    collections::HashMap,
-    sync::Barrier,
-    thread,
-};
+use std::{collections::HashMap, sync::Barrier, thread};
 
 use super::*;
 use crate::net::waiter::Outcome;
@@ -42,8 +38,13 @@ fn every_request_is_found_once_by_its_whole_opaque() {
 fn a_full_table_refuses_and_recovers() {
     let table = InFlight::new(Instant::now(), 4);
     let (_, waiter) = waiter();
-    let opaques: Vec<_> = (0..4).map(|n| table.register(&waiter, n, None, Instant::now()).unwrap()).collect();
-    assert_eq!(table.register(&waiter, 9, None, Instant::now()), Err(Refusal::Full));
+    let opaques: Vec<_> = (0..4)
+        .map(|n| table.register(&waiter, n, None, Instant::now()).unwrap())
+        .collect();
+    assert_eq!(
+        table.register(&waiter, 9, None, Instant::now()),
+        Err(Refusal::Full)
+    );
     assert!(table.take(opaques[2]).is_some());
     assert!(table.register(&waiter, 9, None, Instant::now()).is_ok());
 }
@@ -75,16 +76,26 @@ fn the_table_agrees_with_a_map() {
             let opaque = table.register(&waiter, ticket, None, Instant::now()).unwrap();
             assert_eq!(oracle.insert(opaque, ticket), None);
         } else if let Some(opaque) = oracle.keys().next().copied() {
-            assert_eq!(table.take(opaque).map(|entry| entry.ticket), oracle.remove(&opaque));
+            assert_eq!(
+                table.take(opaque).map(|entry| entry.ticket),
+                oracle.remove(&opaque)
+            );
         }
         assert_eq!(table.waiting(), oracle.len());
     }
-    let mut left: Vec<_> = table.end().into_iter().map(|entry| (entry.opaque, entry.ticket)).collect();
+    let mut left: Vec<_> = table
+        .end()
+        .into_iter()
+        .map(|entry| (entry.opaque, entry.ticket))
+        .collect();
     let mut expected: Vec<_> = oracle.into_iter().collect();
     left.sort_unstable();
     expected.sort_unstable();
     assert_eq!(left, expected);
-    assert_eq!(table.register(&waiter, 0, None, Instant::now()), Err(Refusal::Ended));
+    assert_eq!(
+        table.register(&waiter, 0, None, Instant::now()),
+        Err(Refusal::Ended)
+    );
 }
 
 #[test]
@@ -93,7 +104,10 @@ fn alarms_come_once_for_the_share_and_once_for_the_end() {
     let table = InFlight::new(epoch, 8);
     let (_, waiter) = waiter();
     let at = |milliseconds| epoch + Duration::from_millis(milliseconds);
-    let alarm = Alarm { share: at(10), until: at(30) };
+    let alarm = Alarm {
+        share: at(10),
+        until: at(30),
+    };
     let opaque = table.register(&waiter, 1, Some(alarm), epoch).unwrap();
     table.register(&waiter, 2, None, epoch).unwrap();
     assert_eq!(table.next_alarm(), Some(at(10)));
@@ -101,7 +115,11 @@ fn alarms_come_once_for_the_share_and_once_for_the_end() {
     assert!(matches!(table.due(at(10)).as_slice(), [Due::Share(_, 1)]));
     assert!(table.due(at(29)).is_empty());
     assert!(matches!(table.due(at(31)).as_slice(), [Due::Over(entry)] if entry.opaque == opaque));
-    assert_eq!(table.waiting(), 1, "a waiter that keeps its own time is never touched");
+    assert_eq!(
+        table.waiting(),
+        1,
+        "a waiter that keeps its own time is never touched"
+    );
     assert_eq!(table.next_alarm(), None);
 }
 
@@ -113,15 +131,22 @@ fn in_a_race_every_request_ends_exactly_once() {
         let epoch = Instant::now();
         let table = InFlight::new(epoch, 128);
         let (counting, waiter) = waiter();
-        let alarm = Alarm { share: epoch, until: epoch };
-        let opaques: Vec<_> =
-            (0..REQUESTS).map(|n| table.register(&waiter, n, Some(alarm), epoch).unwrap()).collect();
+        let alarm = Alarm {
+            share: epoch,
+            until: epoch,
+        };
+        let opaques: Vec<_> = (0..REQUESTS)
+            .map(|n| table.register(&waiter, n, Some(alarm), epoch).unwrap())
+            .collect();
         let start = Barrier::new(3);
         let complete = |entry: Entry| entry.waiter.complete(entry.ticket, Outcome::Overdue);
         thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();
-                opaques.iter().filter_map(|opaque| table.take(*opaque)).for_each(complete);
+                opaques
+                    .iter()
+                    .filter_map(|opaque| table.take(*opaque))
+                    .for_each(complete);
             });
             scope.spawn(|| {
                 start.wait();

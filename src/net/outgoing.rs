@@ -40,6 +40,10 @@ struct Frame {
     end: u64,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; the combinations are used"
+)]
 struct State {
     /// Whole frames that no writer has taken.
     pending: Vec<u8>,
@@ -82,10 +86,12 @@ impl Piece {
 pub(crate) enum Manner {
     /// The caller waits for room until then, and writes itself if nobody else does.
     Blocking { until: Instant },
-    /// The caller waits for room until then, and leaves the writing to the writer thread unless all is idle.
+    /// The caller waits for room until then, and leaves the writing to the writer thread.
     Queued { until: Instant },
-    /// The caller cannot wait at all: it is one of the library's own threads. The bound is elsewhere, in permits.
-    Immediate,
+    /// The caller cannot wait for room: it may be one of the library's own threads. The bound is elsewhere, in permits.
+    /// It writes itself only if it is `alone`, with nothing else on its way: then there is no company to wait for, and the
+    /// kernel has room.
+    Immediate { alone: bool },
 }
 
 /// What `append` asks of its caller.
@@ -139,7 +145,11 @@ impl Outgoing {
             moved: Instant::now(),
             ended: false,
         };
-        Self { state: Mutex::new(state), progress: Condvar::new(), work: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            progress: Condvar::new(),
+            work: Condvar::new(),
+        }
     }
 
     /// Takes in one frame, which `encode` appends to the buffer. It returns the opaque that the frame is known by, or
@@ -171,7 +181,12 @@ impl Outgoing {
         if state.writing {
             return Ok(Next::Nothing);
         }
-        if was_idle || matches!(manner, Manner::Blocking { .. }) {
+        let writes_itself = match manner {
+            Manner::Blocking { .. } => true,
+            Manner::Immediate { alone } => alone && was_idle,
+            Manner::Queued { .. } => false,
+        };
+        if writes_itself {
             return Ok(Next::Write(state.take()));
         }
         if state.writer_is_parked {
@@ -299,8 +314,15 @@ impl Outgoing {
     pub(super) fn end(&self, by_writer: bool) -> Remains {
         let mut state = self.state.lock();
         state.ended = true;
-        let known = if by_writer || !state.writing || state.left_over.is_some() { state.written } else { state.taken };
-        let mut remains = Remains { unfinished: Vec::new(), oneway: 0 };
+        let known = if by_writer || !state.writing || state.left_over.is_some() {
+            state.written
+        } else {
+            state.taken
+        };
+        let mut remains = Remains {
+            unfinished: Vec::new(),
+            oneway: 0,
+        };
         for frame in std::mem::take(&mut state.frames) {
             let written = if frame.end <= known {
                 Written::All
@@ -324,7 +346,12 @@ impl Outgoing {
 
     /// Frames that nobody waits for and that are not fully written.
     pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state.lock().frames.iter().filter(|frame| frame.opaque.is_none()).count()
+        self.state
+            .lock()
+            .frames
+            .iter()
+            .filter(|frame| frame.opaque.is_none())
+            .count()
     }
 
     /// Waits until everything is written, the connection has ended, or `until` is over.
@@ -396,7 +423,11 @@ impl State {
     /// Moves the frames that are not begun from the end of `piece` to the front of `pending`.
     fn put_back(&mut self, piece: &mut Piece) {
         let Some(first) = self.frames.front() else { return };
-        let kept_end = if first.start < self.written { first.end } else { first.start };
+        let kept_end = if first.start < self.written {
+            first.end
+        } else {
+            first.start
+        };
         let surplus = usize::try_from(self.taken.saturating_sub(kept_end)).unwrap_or(usize::MAX);
         let keep = piece.bytes.len().saturating_sub(surplus);
         let back = piece.bytes.split_off(keep.max(piece.at));
@@ -406,7 +437,9 @@ impl State {
 
     /// Cuts a frame out of `pending`. False if a writer has it.
     fn withdraw(&mut self, index: usize) -> bool {
-        let Some(frame) = self.frames.get(index) else { return false };
+        let Some(frame) = self.frames.get(index) else {
+            return false;
+        };
         if frame.start < self.taken {
             return false;
         }

@@ -45,8 +45,13 @@ pub(crate) struct Timer {
 
 impl Timer {
     pub(crate) fn new() -> Self {
-        let state =
-            State { jobs: BTreeMap::new(), next_number: 0, asked: None, stopped: false, thread: None };
+        let state = State {
+            jobs: BTreeMap::new(),
+            next_number: 0,
+            asked: None,
+            stopped: false,
+            thread: None,
+        };
         Self {
             epoch: Instant::now(),
             state: Mutex::new(state),
@@ -70,7 +75,10 @@ impl Timer {
     /// Runs `job` on the timer thread at or soon after `at`.
     pub(crate) fn at(&self, at: Instant, job: impl FnOnce() + Send + 'static) -> TimerKey {
         let mut state = self.state.lock();
-        let key = TimerKey { at, number: state.next_number };
+        let key = TimerKey {
+            at,
+            number: state.next_number,
+        };
         state.next_number += 1;
         if state.stopped {
             drop(state);
@@ -109,7 +117,9 @@ impl Timer {
         let handle = state.thread.take();
         drop(state);
         self.changed.notify_all();
-        jobs.into_values().for_each(|job| job());
+        for job in jobs.into_values() {
+            job();
+        }
         if let Some(handle) = handle {
             if handle.thread().id() != thread::current().id() {
                 drop(handle.join());
@@ -153,7 +163,10 @@ impl Timer {
             }
             let first_job = state.jobs.keys().next().map(|key| key.at);
             let longest = Instant::now() + LONGEST_SLEEP;
-            let wake = [next_look, first_job, state.asked].into_iter().flatten().fold(longest, Instant::min);
+            let wake = [next_look, first_job, state.asked]
+                .into_iter()
+                .flatten()
+                .fold(longest, Instant::min);
             self.wakes_at.store(self.since_epoch(wake), Ordering::SeqCst);
             if self.changed.wait_until(&mut state, wake).timed_out() || Instant::now() >= wake {
                 state.asked = None;
@@ -197,7 +210,12 @@ mod tests {
     fn an_earlier_moment_wakes_it_before_the_later_one() {
         let timer = Arc::new(Timer::new());
         let (sender, receiver) = channel::unbounded();
-        timer.start(move |now| { drop(sender.send(now)); None }).unwrap();
+        timer
+            .start(move |now| {
+                drop(sender.send(now));
+                None
+            })
+            .unwrap();
         receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         let at = Instant::now() + Duration::from_millis(20);
         timer.wake_by(Instant::now() + Duration::from_secs(30));

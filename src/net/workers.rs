@@ -66,7 +66,11 @@ impl Workers {
 
     /// Makes sure that a worker exists, so that what is submitted later will be run.
     pub(crate) fn ensure_one(&self) -> io::Result<()> {
-        if self.started.load(Ordering::Acquire) > 0 { Ok(()) } else { self.start_one() }
+        if self.started.load(Ordering::Acquire) > 0 {
+            Ok(())
+        } else {
+            self.start_one()
+        }
     }
 
     /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped.
@@ -100,7 +104,10 @@ impl Workers {
             drop(self.orders.send(Order::Stop));
         }
         let myself = thread::current().id();
-        let others = threads.iter().filter(|handle| handle.thread().id() != myself).count();
+        let others = threads
+            .iter()
+            .filter(|handle| handle.thread().id() != myself)
+            .count();
         for _ in 0..others {
             if self.ended.1.recv_deadline(until).is_err() {
                 log::warn!("a callback has not returned; its thread is left behind");
@@ -128,9 +135,12 @@ impl Workers {
             while let Ok(Order::Run(task)) = queue.recv() {
                 run_caught(task, &panics);
             }
-            drop(ended.send(()));
+            // Nobody counts any more if the pool was left behind.
+            ended.send(()).ok();
         };
-        let handle = thread::Builder::new().name(format!("rmq-worker-{number}")).spawn(run)?;
+        let handle = thread::Builder::new()
+            .name(format!("rmq-worker-{number}"))
+            .spawn(run)?;
         threads.push(handle);
         self.started.store(threads.len(), Ordering::Release);
         Ok(())

@@ -22,7 +22,11 @@ pub struct Aimed<'p> {
 
 impl<'p> Aimed<'p> {
     pub(super) fn new(shared: &'p Arc<Shared>) -> Self {
-        Self { shared, target: None, timeout: shared.config.send_timeout }
+        Self {
+            shared,
+            target: None,
+            timeout: shared.config.send_timeout,
+        }
     }
 
     /// Aims at a queue, by a key, or by a closure. See [`Target`].
@@ -48,7 +52,11 @@ impl<'p> Aimed<'p> {
 
     /// As [`Producer::send_async`](super::Producer::send_async). A send to a target makes one attempt; a selector closure
     /// is called on this thread, which waits for the route if it is not known yet.
-    pub fn send_async(&self, message: Message, on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static) {
+    pub fn send_async(
+        &self,
+        message: Message,
+        on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+    ) {
         background::send(self.shared, message, self.aim(), self.timeout, Box::new(on_done));
     }
 

@@ -63,7 +63,11 @@ impl Prepared {
             });
         }
         let born_timestamp_ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
-        Ok(Self { message: message.clone(), message_id, born_timestamp_ms })
+        Ok(Self {
+            message: message.clone(),
+            message_id,
+            born_timestamp_ms,
+        })
     }
 
     /// What the message takes while it is held.
@@ -82,7 +86,11 @@ pub(super) fn send(
     manner: Manner,
 ) -> Result<i32, Error> {
     with_request(shared, prepared, to, |code, write_fields| {
-        let request = Request { code, write_fields, body: prepared.message.body() };
+        let request = Request {
+            code,
+            write_fields,
+            body: prepared.message.body(),
+        };
         connection.request(request, waiting, manner)
     })
 }
@@ -96,13 +104,24 @@ pub(super) fn send_oneway(
     until: std::time::Instant,
 ) -> Result<(), Error> {
     with_request(shared, prepared, to, |code, write_fields| {
-        connection.oneway(Request { code, write_fields, body: prepared.message.body() }, until)
+        connection.oneway(
+            Request {
+                code,
+                write_fields,
+                body: prepared.message.body(),
+            },
+            until,
+        )
     })
 }
 
 /// Who waits for an attempt's verdict, and whether the timer keeps the time.
-pub(super) fn waiting<'a>(waiter: &'a Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'a> {
-    Waiting { waiter, ticket, alarm }
+pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'_> {
+    Waiting {
+        waiter,
+        ticket,
+        alarm,
+    }
 }
 
 fn with_request<R>(
@@ -112,7 +131,9 @@ fn with_request<R>(
     send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
-    let invalid = |what: &str| Error::InvalidMessage { reason: format!("{what} does not fit a 32-bit number") };
+    let invalid = |what: &str| Error::InvalidMessage {
+        reason: format!("{what} does not fit a 32-bit number"),
+    };
     let header = SendMessage {
         producer_group: &shared.config.producer_group,
         topic: prepared.message.topic(),
@@ -123,7 +144,10 @@ fn with_request<R>(
         sys_flag: 0,
         born_timestamp_ms: prepared.born_timestamp_ms,
         flag: prepared.message.flag(),
-        properties: PropertyList { own: prepared.message.property_pairs(), added: &added },
+        properties: PropertyList {
+            own: prepared.message.property_pairs(),
+            added: &added,
+        },
         reconsume_times: 0,
         unit_mode: false,
         max_reconsume_times: None,
@@ -152,14 +176,23 @@ pub(super) fn read_reply(address: &Arc<str>, header: &Header<'_>) -> Verdict {
 }
 
 /// Makes the result of an attempt that is stored.
-pub(super) fn result(shared: &Shared, prepared: &Prepared, to: &Destination, stored: (SendStatus, SendReply)) -> SendResult {
+pub(super) fn result(
+    shared: &Shared,
+    prepared: &Prepared,
+    to: &Destination,
+    stored: (SendStatus, SendReply),
+) -> SendResult {
     let (status, reply) = stored;
     let queue = if reply.queue_id == to.queue.queue_id() {
         Arc::clone(&to.queue)
     } else {
         // The broker has the last word on where it put the message.
         let topic = Arc::clone(prepared.message.shared_topic());
-        Arc::new(MessageQueue::new(topic, Arc::clone(to.queue.shared_broker_name()), reply.queue_id))
+        Arc::new(MessageQueue::new(
+            topic,
+            Arc::clone(to.queue.shared_broker_name()),
+            reply.queue_id,
+        ))
     };
     SendResult {
         status,
@@ -168,7 +201,9 @@ pub(super) fn result(shared: &Shared, prepared: &Prepared, to: &Destination, sto
         queue,
         queue_offset: reply.queue_offset,
         transaction_id: reply.transaction_id,
-        region_id: reply.region_id.map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
+        region_id: reply
+            .region_id
+            .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
         trace_on: reply.trace_on,
         attempts: 1,
         may_be_duplicated: false,

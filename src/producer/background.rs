@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Phase, Written},
     message::Message,
     net::{
-        connection::{Alarm, Cancelled, Connection, Manner},
+        connection::{Alarm, Cancelled, Connection},
         deadline::Deadline,
         sync::Mutex,
         timer::TimerKey,
@@ -79,11 +79,23 @@ pub(super) struct AsyncSend {
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
 /// called here. Blocks for a permit, and for the route if a selector has to choose.
-pub(super) fn send(shared: &Arc<Shared>, message: Message, aim: Option<&Aim>, timeout: Duration, on_done: OnDone) {
+pub(super) fn send(
+    shared: &Arc<Shared>,
+    message: Message,
+    aim: Option<&Aim>,
+    timeout: Duration,
+    on_done: OnDone,
+) {
     let deadline = Deadline::after(timeout);
     if let Err(error) = shared.workers.ensure_one() {
         let source = Arc::new(error);
-        return on_done(Err(SendFailure::new(message, Error::Thread { purpose: "callbacks", source })));
+        return on_done(Err(SendFailure::new(
+            message,
+            Error::Thread {
+                purpose: "callbacks",
+                source,
+            },
+        )));
     }
     let (inside, admitted) = match shared.gate.enter() {
         Ok(inside) => (Some(inside), admit(shared, &message, aim, &deadline)),
@@ -91,14 +103,29 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, aim: Option<&Aim>, ti
     };
     match admitted {
         Ok((prepared, permit, aim)) => {
-            let rules = shared.rules(if aim.is_some() { 0 } else { shared.config.async_retries });
+            let rules = shared.rules(if aim.is_some() {
+                0
+            } else {
+                shared.config.async_retries
+            });
             let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
-            let closing = Closing { on_done, permit: Some(permit), _inside: inside };
+            let closing = Closing {
+                on_done,
+                permit: Some(permit),
+                _inside: inside,
+            };
             AsyncSend::new(shared, prepared, aim, plan, closing).look_for_route();
         }
         Err(error) => {
-            let closing = Closing { on_done, permit: None, _inside: inside };
-            let refused = Refused { shared: Arc::clone(shared), what: Mutex::new(Some((closing, message, error))) };
+            let closing = Closing {
+                on_done,
+                permit: None,
+                _inside: inside,
+            };
+            let refused = Refused {
+                shared: Arc::clone(shared),
+                what: Mutex::new(Some((closing, message, error))),
+            };
             shared.workers.submit(Arc::new(refused));
         }
     }
@@ -112,12 +139,15 @@ fn admit(
     deadline: &Deadline,
 ) -> Result<(Prepared, Permit, Option<Aim>), Error> {
     let prepared = Prepared::new(shared, message)?;
-    let permit = shared.permits.acquire(prepared.size(), deadline.at()).ok_or_else(|| Error::Timeout {
-        phase: Phase::Permit,
-        target: format!("topic {}", message.topic()).into(),
-        waited: deadline.waited(),
-        written: Written::Nothing,
-    })?;
+    let permit = shared
+        .permits
+        .acquire(prepared.size(), deadline.at())
+        .ok_or_else(|| Error::Timeout {
+            phase: Phase::Permit,
+            target: format!("topic {}", message.topic()).into(),
+            waited: deadline.waited(),
+            written: Written::Nothing,
+        })?;
     let aim = match aim {
         // The closure is the user's, so it runs here and not on a thread of the library.
         Some(aim @ Aim::Select(_)) => {
@@ -147,7 +177,12 @@ impl AsyncSend {
             outcome: None,
             closing: Some(closing),
         };
-        Arc::new(Self { shared: Arc::clone(shared), prepared, aim, state: Mutex::new(state) })
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            prepared,
+            aim,
+            state: Mutex::new(state),
+        })
     }
 
     fn topic(&self) -> &Arc<str> {
@@ -171,7 +206,10 @@ impl AsyncSend {
 
     fn take_route(self: &Arc<Self>, found: Result<Arc<TopicRoute>, Error>) {
         let aimed = found.and_then(|route| {
-            let aimed = self.aim.as_ref().map(|aim| choose::aimed(aim, &route, &self.prepared.message));
+            let aimed = self
+                .aim
+                .as_ref()
+                .map(|aim| choose::aimed(aim, &route, &self.prepared.message));
             let aimed = aimed.transpose()?.cloned();
             Ok((route, aimed))
         });
@@ -187,7 +225,12 @@ impl AsyncSend {
     fn drive(self: &Arc<Self>) {
         loop {
             let mut state = self.state.lock();
-            let State { plan, route, finished, .. } = &mut *state;
+            let State {
+                plan,
+                route,
+                finished,
+                ..
+            } = &mut *state;
             let Some((route, aimed)) = route else { return };
             if *finished {
                 return;
@@ -238,10 +281,21 @@ impl AsyncSend {
         let until = self.state.lock().plan.deadline().at();
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
         let waiting = attempt::waiting(&waiter, number, Some(Alarm { share, until }));
-        let opaque = attempt::send(&self.shared, &self.prepared, to, connection, &waiting, Manner::Immediate)?;
+        let opaque = attempt::send(
+            &self.shared,
+            &self.prepared,
+            to,
+            connection,
+            &waiting,
+            connection.immediately(),
+        )?;
         let mut state = self.state.lock();
         let too_late = state.finished;
-        state.open.push(Open { number, connection: Arc::clone(connection), opaque });
+        state.open.push(Open {
+            number,
+            connection: Arc::clone(connection),
+            opaque,
+        });
         drop(state);
         if too_late {
             // Its outcome came while it was being registered here, or another attempt's did.
@@ -254,7 +308,10 @@ impl AsyncSend {
     fn park(self: &Arc<Self>, what: Parked, until: Instant) {
         self.state.lock().parked = Some((what, None));
         let send = Arc::clone(self);
-        let key = self.shared.timer.at(until, move || send.parked_too_long(what, until));
+        let key = self
+            .shared
+            .timer
+            .at(until, move || send.parked_too_long(what, until));
         let mut state = self.state.lock();
         match &mut state.parked {
             Some((parked, slot)) if *parked == what => *slot = Some(key),
@@ -286,7 +343,12 @@ impl AsyncSend {
         }
         let state = self.state.lock();
         let waited = state.plan.deadline().waited();
-        let destination = |number| state.plan.destination(number).map(|to| Arc::clone(&to.broker.address));
+        let destination = |number| {
+            state
+                .plan
+                .destination(number)
+                .map(|to| Arc::clone(&to.broker.address))
+        };
         let address = match what {
             Parked::ForRoute => None,
             Parked::ForConnection { number } => destination(number).map(|address| (number, address)),
@@ -296,14 +358,26 @@ impl AsyncSend {
             None => self.finish_with(Err(self.shared.routes.late(self.topic(), waited))),
             Some((number, target)) => {
                 let written = Written::Nothing;
-                self.failed(number, Error::Timeout { phase: Phase::Connect, target, waited, written });
+                self.failed(
+                    number,
+                    Error::Timeout {
+                        phase: Phase::Connect,
+                        target,
+                        waited,
+                        written,
+                    },
+                );
                 self.drive();
             }
         }
     }
 
     fn failed(&self, number: u32, error: Error) {
-        log::debug!("topic {}: asynchronous attempt {} failed: {error}", self.topic(), number + 1);
+        log::debug!(
+            "topic {}: asynchronous attempt {} failed: {error}",
+            self.topic(),
+            number + 1
+        );
         self.shared.learn_from(self.topic(), &error);
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
@@ -321,7 +395,11 @@ impl AsyncSend {
             if let Cancelled::Waiting(written) = open.connection.cancel(open.opaque) {
                 let mut state = self.state.lock();
                 let waited = state.plan.deadline().waited();
-                state.plan.failed(open.number, Instant::now(), open.connection.timeout(written, waited));
+                state.plan.failed(
+                    open.number,
+                    Instant::now(),
+                    open.connection.timeout(written, waited),
+                );
             }
         }
         let outcome = self.state.lock().plan.finish(Instant::now());
@@ -395,7 +473,11 @@ impl Task for Refused {
 
 impl Closing {
     fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
-        let Self { on_done, permit, _inside } = self;
+        let Self {
+            on_done,
+            permit,
+            _inside,
+        } = self;
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),

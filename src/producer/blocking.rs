@@ -72,7 +72,11 @@ pub(super) struct Desk {
 impl Desk {
     fn new() -> Self {
         let (sender, arrivals) = channel::bounded(DESK_CAPACITY);
-        Self { counter: Arc::new(Counter(sender)), arrivals, next_ticket: 0 }
+        Self {
+            counter: Arc::new(Counter(sender)),
+            arrivals,
+            next_ticket: 0,
+        }
     }
 }
 
@@ -103,7 +107,11 @@ pub(super) fn send(
         prepared,
         base: desk.next_ticket,
         desk,
-        plan: SendPlan::new(shared.rules(retries), Arc::clone(message.shared_topic()), deadline),
+        plan: SendPlan::new(
+            shared.rules(retries),
+            Arc::clone(message.shared_topic()),
+            deadline,
+        ),
         open: None,
         more_open: Vec::new(),
     };
@@ -156,7 +164,12 @@ impl Sending<'_> {
         let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
         let manner = Manner::Blocking { until: share };
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
-        let open = Open { number, connection, opaque, began };
+        let open = Open {
+            number,
+            connection,
+            opaque,
+            began,
+        };
         match self.open {
             None => self.open = Some(open),
             Some(_) => self.more_open.push(open),
@@ -174,7 +187,9 @@ impl Sending<'_> {
         self.more_open.retain(|open| open.number != number);
         match arrival.verdict {
             Ok(stored) => {
-                let Some(to) = self.plan.destination(number) else { return };
+                let Some(to) = self.plan.destination(number) else {
+                    return;
+                };
                 let is_ok = stored.0 == SendStatus::SendOk;
                 let result = attempt::result(self.shared, &self.prepared, to, stored);
                 self.plan.stored(number, result, is_ok);
@@ -186,7 +201,11 @@ impl Sending<'_> {
     fn failed(&mut self, number: u32, error: Error) {
         let topic = self.prepared.message.shared_topic();
         if let Some(to) = self.plan.destination(number) {
-            log::debug!("topic {topic}: attempt {} at {} failed: {error}", number + 1, to.queue);
+            log::debug!(
+                "topic {topic}: attempt {} at {} failed: {error}",
+                number + 1,
+                to.queue
+            );
         }
         self.shared.learn_from(topic, &error);
         self.plan.failed(number, Instant::now(), error);
@@ -195,7 +214,12 @@ impl Sending<'_> {
     /// Takes back every attempt that has no verdict. One whose verdict is on its way is waited for, for it may say that
     /// the message is stored.
     fn give_up_open(&mut self) {
-        let open: Vec<_> = self.open.take().into_iter().chain(self.more_open.drain(..)).collect();
+        let open: Vec<_> = self
+            .open
+            .take()
+            .into_iter()
+            .chain(self.more_open.drain(..))
+            .collect();
         let mut expected = 0_usize;
         for open in &open {
             match open.connection.cancel(open.opaque) {
@@ -208,7 +232,9 @@ impl Sending<'_> {
         }
         let until = Instant::now() + LAST_MOMENT;
         while expected > 0 {
-            let Ok(arrival) = self.desk.arrivals.recv_deadline(until) else { break };
+            let Ok(arrival) = self.desk.arrivals.recv_deadline(until) else {
+                break;
+            };
             let number = arrival.ticket.wrapping_sub(self.base);
             expected -= usize::from(open.iter().any(|open| open.number == number));
             self.take_in(arrival);

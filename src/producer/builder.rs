@@ -31,7 +31,9 @@ pub struct ProducerBuilder {
 
 impl ProducerBuilder {
     pub(super) fn new(producer_group: String) -> Self {
-        Self { config: ProducerConfig::new(producer_group) }
+        Self {
+            config: ProducerConfig::new(producer_group),
+        }
     }
 
     /// Sets the name servers: `host:port`, several separated by `;`, IPv6 literals in brackets. Default: the environment

@@ -14,16 +14,29 @@ pub(super) fn in_turn(route: &TopicRoute, avoid: impl Fn(&RouteBroker) -> bool) 
     let count = route.queues.len();
     let start = route.cursor.fetch_add(1, Ordering::Relaxed);
     let turn = |step: usize| route.queues.get(start.wrapping_add(step).checked_rem(count)?);
-    (0..count).filter_map(turn).find(|known| !avoid(&known.broker)).or_else(|| turn(0))
+    (0..count)
+        .filter_map(turn)
+        .find(|known| !avoid(&known.broker))
+        .or_else(|| turn(0))
 }
 
 /// The queue that a send is aimed at.
-pub(super) fn aimed<'r>(aim: &Aim, route: &'r TopicRoute, message: &Message) -> Result<&'r PublishQueue, Error> {
+pub(super) fn aimed<'r>(
+    aim: &Aim,
+    route: &'r TopicRoute,
+    message: &Message,
+) -> Result<&'r PublishQueue, Error> {
     let count = route.queues.len();
     let invalid = |reason: String| Error::InvalidMessage { reason };
     match aim {
         Aim::Queue(queue) => route.find(queue).ok_or_else(|| {
-            let listed = route.listed.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let listed = route
+                .listed
+                .iter()
+                .take(4)
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
             invalid(format!(
                 "queue {queue} is not one of the {count} queues that take messages for topic {} ({listed}{})",
                 route.topic,
@@ -38,7 +51,10 @@ pub(super) fn aimed<'r>(aim: &Aim, route: &'r TopicRoute, message: &Message) -> 
         Aim::Select(choose) => {
             let index = choose(&route.listed, message);
             route.queues.get(index).ok_or_else(|| {
-                invalid(format!("the selector chose queue number {index} of {count} of topic {}", route.topic))
+                invalid(format!(
+                    "the selector chose queue number {index} of {count} of topic {}",
+                    route.topic
+                ))
             })
         }
     }
@@ -46,7 +62,9 @@ pub(super) fn aimed<'r>(aim: &Aim, route: &'r TopicRoute, message: &Message) -> 
 
 /// Java's `String.hashCode`: over UTF-16 units, wrapping.
 pub(super) fn java_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    text.encode_utf16().fold(0_i32, |hash, unit| {
+        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
+    })
 }
 
 #[cfg(test)]
@@ -91,8 +109,9 @@ mod tests {
     #[test]
     fn all_queues_take_their_turn() {
         let route = route(&[("a", 2), ("b", 1)]);
-        let chosen: Vec<_> =
-            (0..6).map(|_| in_turn(&route, |_| false).unwrap().queue.to_string()).collect();
+        let chosen: Vec<_> = (0..6)
+            .map(|_| in_turn(&route, |_| false).unwrap().queue.to_string())
+            .collect();
         assert_eq!(chosen, ["t@a#0", "t@a#1", "t@b#0", "t@a#0", "t@a#1", "t@b#0"]);
     }
 
@@ -100,7 +119,13 @@ mod tests {
     fn a_broker_is_avoided_as_long_as_there_is_another() {
         let route = route(&[("a", 2), ("b", 1)]);
         for _ in 0..5 {
-            assert_eq!(in_turn(&route, |broker| &*broker.name == "a").unwrap().queue.broker_name(), "b");
+            assert_eq!(
+                in_turn(&route, |broker| &*broker.name == "a")
+                    .unwrap()
+                    .queue
+                    .broker_name(),
+                "b"
+            );
         }
         assert!(in_turn(&route, |_| true).is_some());
     }
@@ -108,9 +133,13 @@ mod tests {
     /// Expected values are those of `"…".hashCode()` in Java.
     #[test]
     fn keys_are_hashed_as_java_hashes_them() {
-        for (text, hash) in
-            [("", 0), ("a", 97), ("order-4711", 708_276_994), ("polygenelubricants", i32::MIN), ("ä€𝄞", 16_602_546)]
-        {
+        for (text, hash) in [
+            ("", 0),
+            ("a", 97),
+            ("order-4711", 708_276_994),
+            ("polygenelubricants", i32::MIN),
+            ("ä€𝄞", 16_602_546),
+        ] {
             assert_eq!(java_hash(text), hash, "{text}");
         }
     }
@@ -118,7 +147,12 @@ mod tests {
     #[test]
     fn a_key_keeps_its_queue_and_the_most_negative_hash_has_one() {
         let route = route(&[("a", 4), ("b", 4)]);
-        let queue = |hash| aimed(&Aim::Key(hash), &route, &message()).unwrap().queue.to_string();
+        let queue = |hash| {
+            aimed(&Aim::Key(hash), &route, &message())
+                .unwrap()
+                .queue
+                .to_string()
+        };
         assert_eq!(queue(-9), "t@a#1");
         assert_eq!(queue(7), "t@b#3");
         assert_eq!(queue(i32::MIN), "t@a#0");
@@ -129,7 +163,11 @@ mod tests {
         let route = route(&[("a", 1)]);
         let fault = |aim: &Aim| aimed(aim, &route, &message()).unwrap_err().to_string();
         let unknown = Aim::Queue(MessageQueue::new("t", "a", 1));
-        assert!(fault(&unknown).contains("queue t@a#1 is not one of the 1 queues"), "{}", fault(&unknown));
+        assert!(
+            fault(&unknown).contains("queue t@a#1 is not one of the 1 queues"),
+            "{}",
+            fault(&unknown)
+        );
         let beyond = Aim::Select(Arc::new(|queues, _| queues.len()));
         assert!(fault(&beyond).contains("chose queue number 1 of 1"));
     }

@@ -27,13 +27,23 @@ impl IdMaker {
     pub(super) fn new(ip: IpAddr) -> Self {
         let random = RandomState::new().hash_one(process::id());
         let tag = u32::try_from(random >> 32).unwrap_or_default();
-        Self { ip, tag, counter: AtomicU64::new(random & 0xFFFF) }
+        Self {
+            ip,
+            tag,
+            counter: AtomicU64::new(random & 0xFFFF),
+        }
     }
 
     pub(super) fn next(&self, unix_ms: u64) -> MessageId {
         let low_16 = |value: u64| u16::try_from(value & 0xFFFF).unwrap_or_default();
         let counter = low_16(self.counter.fetch_add(1, Ordering::Relaxed));
-        unique_key(self.ip, low_16(u64::from(process::id())), self.tag, id_milliseconds(unix_ms), counter)
+        unique_key(
+            self.ip,
+            low_16(u64::from(process::id())),
+            self.tag,
+            id_milliseconds(unix_ms),
+            counter,
+        )
     }
 }
 
@@ -60,17 +70,26 @@ pub(super) fn unique_instance_name() -> String {
 /// The address of this machine as the name server sees it, or a best guess. Sends nothing: connecting a datagram socket
 /// only asks the operating system for the route. Host names are not resolved here, since that may take long.
 pub(super) fn local_ip(name_servers: &[Arc<str>]) -> IpAddr {
-    let literals = name_servers.iter().filter_map(|address| address.parse::<SocketAddr>().ok());
+    let literals = name_servers
+        .iter()
+        .filter_map(|address| address.parse::<SocketAddr>().ok());
     // Any address outside will do to find the interface of the default route.
     let outside = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 1), 9));
-    literals.chain([outside]).find_map(source_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    literals
+        .chain([outside])
+        .find_map(source_address)
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 fn source_address(target: SocketAddr) -> Option<IpAddr> {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any.to_socket_addrs().ok()?.next()?).ok()?;
     socket.connect(target).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+    socket
+        .local_addr()
+        .ok()
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_unspecified())
 }
 
 #[cfg(test)]
@@ -83,20 +102,29 @@ mod tests {
     fn ids_of_one_millisecond_differ_and_so_do_those_of_two_producers() {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let makers = [IdMaker::new(ip), IdMaker::new(ip)];
-        let ids: HashSet<_> = makers.iter().flat_map(|maker| (0..60_000).map(|_| maker.next(1_700_000_000_000))).collect();
+        let ids: HashSet<_> = makers
+            .iter()
+            .flat_map(|maker| (0..60_000).map(|_| maker.next(1_700_000_000_000)))
+            .collect();
         assert_eq!(ids.len(), 120_000);
         assert!(ids.iter().all(|id| id.as_str().len() == 32));
     }
 
     #[test]
     fn the_client_id_is_written_as_java_writes_it() {
-        assert_eq!(&*client_id(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5)), "a"), "10.0.0.5@a");
+        assert_eq!(
+            &*client_id(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5)), "a"),
+            "10.0.0.5@a"
+        );
         assert_eq!(&*client_id("::1".parse().unwrap(), "a"), "[::1]@a");
         assert_ne!(unique_instance_name(), unique_instance_name());
     }
 
     #[test]
     fn a_local_name_server_sees_the_loopback_address() {
-        assert_eq!(local_ip(&["127.0.0.1:9876".into()]), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(
+            local_ip(&["127.0.0.1:9876".into()]),
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        );
     }
 }

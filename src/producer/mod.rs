@@ -70,7 +70,9 @@ impl Drop for Handle {
 
 impl Producer {
     fn new(shared: Arc<Shared>) -> Self {
-        Self { handle: Arc::new(Handle { shared }) }
+        Self {
+            handle: Arc::new(Handle { shared }),
+        }
     }
 
     /// Begins a producer of that group. Groups matter for transactions and statistics; all producers that send the same
@@ -129,7 +131,11 @@ impl Producer {
     /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send_async(&self, message: Message, on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static) {
+    pub fn send_async(
+        &self,
+        message: Message,
+        on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+    ) {
         self.plain().send_async(message, on_done);
     }
 

@@ -15,7 +15,12 @@ use crate::{
 };
 
 /// Hands a message to the connection of a broker. `Ok` says that the connection has taken it over.
-pub(super) fn send(shared: &Arc<Shared>, message: &Message, aim: Option<&Aim>, timeout: Duration) -> Result<(), Error> {
+pub(super) fn send(
+    shared: &Arc<Shared>,
+    message: &Message,
+    aim: Option<&Aim>,
+    timeout: Duration,
+) -> Result<(), Error> {
     let deadline = Deadline::after(timeout);
     let _inside = shared.gate.enter()?;
     let prepared = Prepared::new(shared, message)?;

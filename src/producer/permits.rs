@@ -38,7 +38,11 @@ thread_local! {
 
 impl Permits {
     pub(super) fn new(sends: usize, bytes: usize) -> Arc<Self> {
-        Arc::new(Self { limit: Held { sends, bytes }, held: Mutex::default(), freed: Condvar::new() })
+        Arc::new(Self {
+            limit: Held { sends, bytes },
+            held: Mutex::default(),
+            freed: Condvar::new(),
+        })
     }
 
     /// Takes room for a send of so many bytes, waiting for it until then unless the caller is a worker. A send that is
@@ -48,18 +52,23 @@ impl Permits {
         drop(take_carried(self));
         let mut held = self.held.lock();
         while !self.fits(*held, bytes) {
-            if is_worker() || self.freed.wait_until(&mut held, until).timed_out() && !self.fits(*held, bytes) {
+            if is_worker() || self.freed.wait_until(&mut held, until).timed_out() && !self.fits(*held, bytes)
+            {
                 return None;
             }
         }
         held.sends += 1;
         held.bytes += bytes;
         drop(held);
-        Some(Permit { permits: Arc::clone(self), bytes })
+        Some(Permit {
+            permits: Arc::clone(self),
+            bytes,
+        })
     }
 
     fn fits(&self, held: Held, bytes: usize) -> bool {
-        held.sends == 0 || held.sends < self.limit.sends && held.bytes.saturating_add(bytes) <= self.limit.bytes
+        held.sends == 0
+            || held.sends < self.limit.sends && held.bytes.saturating_add(bytes) <= self.limit.bytes
     }
 }
 
@@ -91,7 +100,11 @@ impl Drop for Permit {
 }
 
 fn take_carried(permits: &Arc<Permits>) -> Option<Permit> {
-    CARRIED.with(|carried| carried.borrow_mut().take_if(|permit| Arc::ptr_eq(&permit.permits, permits)))
+    CARRIED.with(|carried| {
+        carried
+            .borrow_mut()
+            .take_if(|permit| Arc::ptr_eq(&permit.permits, permits))
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +143,11 @@ mod tests {
         let first = permits.acquire(1, soon()).unwrap();
         let waiting = {
             let permits = Arc::clone(&permits);
-            thread::spawn(move || permits.acquire(1, Instant::now() + Duration::from_secs(20)).is_some())
+            thread::spawn(move || {
+                permits
+                    .acquire(1, Instant::now() + Duration::from_secs(20))
+                    .is_some()
+            })
         };
         drop(first);
         assert!(waiting.join().unwrap());

@@ -37,7 +37,11 @@ pub(super) struct Rules {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Hand the message to this queue's broker, as the attempt of this number. Its share ends at `share`.
-    Attempt { number: u32, to: Destination, share: Instant },
+    Attempt {
+        number: u32,
+        to: Destination,
+        share: Instant,
+    },
     /// Wait for an answer until then, and say so if none comes.
     Wait { until: Instant },
     /// It is over: give up what is open and call [`SendPlan::finish`].
@@ -80,7 +84,15 @@ pub(super) struct SendPlan {
 
 impl SendPlan {
     pub(super) fn new(rules: Rules, topic: Arc<str>, deadline: Deadline) -> Self {
-        Self { rules, topic, deadline, records: Vec::new(), stored: None, stop: None, done: false }
+        Self {
+            rules,
+            topic,
+            deadline,
+            records: Vec::new(),
+            stored: None,
+            stop: None,
+            done: false,
+        }
     }
 
     pub(super) fn deadline(&self) -> &Deadline {
@@ -96,15 +108,24 @@ impl SendPlan {
             self.stop.get_or_insert("the time is over");
             return self.finish_step();
         }
-        let awaited = self.records.iter().find(|record| matches!(record.state, RecordState::Awaited));
+        let awaited = self
+            .records
+            .iter()
+            .find(|record| matches!(record.state, RecordState::Awaited));
         if let Some(record) = awaited {
             return Step::Wait { until: record.share };
         }
         if let Some(to) = self.choose(now, route, aimed) {
             return self.begin(now, route, to);
         }
-        if self.records.iter().any(|record| matches!(record.state, RecordState::Overdue)) {
-            return Step::Wait { until: self.deadline.at() };
+        if self
+            .records
+            .iter()
+            .any(|record| matches!(record.state, RecordState::Overdue))
+        {
+            return Step::Wait {
+                until: self.deadline.at(),
+            };
         }
         self.finish_step()
     }
@@ -113,9 +134,11 @@ impl SendPlan {
     pub(super) fn stored(&mut self, number: u32, mut result: SendResult, is_ok: bool) {
         let attempts = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         let index = position(number);
-        let others_open = self.records.iter().enumerate().any(|(other, record)| {
-            other != index && record.may_be_stored()
-        });
+        let others_open = self
+            .records
+            .iter()
+            .enumerate()
+            .any(|(other, record)| other != index && record.may_be_stored());
         result.attempts = attempts;
         result.may_be_duplicated = others_open;
         if let Some(record) = self.records.get_mut(index) {
@@ -132,7 +155,9 @@ impl SendPlan {
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
-        let Some(record) = self.records.get_mut(position(number)) else { return };
+        let Some(record) = self.records.get_mut(position(number)) else {
+            return;
+        };
         if matches!(record.state, RecordState::Awaited | RecordState::Overdue) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
@@ -150,7 +175,10 @@ impl SendPlan {
 
     /// The attempt that is within its share, if any.
     pub(super) fn awaited(&self) -> Option<u32> {
-        let index = self.records.iter().position(|record| matches!(record.state, RecordState::Awaited))?;
+        let index = self
+            .records
+            .iter()
+            .position(|record| matches!(record.state, RecordState::Awaited))?;
         u32::try_from(index).ok()
     }
 
@@ -167,19 +195,35 @@ impl SendPlan {
         }
         let began = self.deadline.began();
         let line = |record: Record| match record.state {
-            RecordState::Failed { took, error } => {
-                Some(Attempt::new(Arc::clone(&record.to.broker.name), record.to.queue.queue_id(), took, error))
-            }
+            RecordState::Failed { took, error } => Some(Attempt::new(
+                Arc::clone(&record.to.broker.name),
+                record.to.queue.queue_id(),
+                took,
+                error,
+            )),
             RecordState::Awaited | RecordState::Overdue | RecordState::Stored => None,
         };
-        let attempts: Vec<_> = std::mem::take(&mut self.records).into_iter().filter_map(line).collect();
+        let attempts: Vec<_> = std::mem::take(&mut self.records)
+            .into_iter()
+            .filter_map(line)
+            .collect();
         if attempts.is_empty() {
             let (target, waited) = (Arc::clone(&self.topic), now.saturating_duration_since(began));
-            return Err(Error::Timeout { phase: Phase::Route, target, waited, written: Written::Nothing });
+            return Err(Error::Timeout {
+                phase: Phase::Route,
+                target,
+                waited,
+                written: Written::Nothing,
+            });
         }
         let reason = self.stop.unwrap_or("no attempt is left");
         let elapsed = now.saturating_duration_since(began);
-        Err(Error::Failed(Box::new(FailedSend::new(Arc::clone(&self.topic), elapsed, reason, attempts))))
+        Err(Error::Failed(Box::new(FailedSend::new(
+            Arc::clone(&self.topic),
+            elapsed,
+            reason,
+            attempts,
+        ))))
     }
 
     fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Option<Destination> {
@@ -216,13 +260,28 @@ impl SendPlan {
         let is_other = |name: &Arc<str>| **name != *to.broker.name && !self.has_tried(name);
         let another = route.brokers.iter().any(|broker| is_other(&broker.name));
         let remaining = self.deadline.remaining(now);
-        let share = if another { now + remaining / attempts_left } else { self.deadline.at() };
-        self.records.push(Record { to: to.clone(), began: now, share, state: RecordState::Awaited });
-        Step::Attempt { number: begun, to, share }
+        let share = if another {
+            now + remaining / attempts_left
+        } else {
+            self.deadline.at()
+        };
+        self.records.push(Record {
+            to: to.clone(),
+            began: now,
+            share,
+            state: RecordState::Awaited,
+        });
+        Step::Attempt {
+            number: begun,
+            to,
+            share,
+        }
     }
 
     fn has_tried(&self, broker_name: &str) -> bool {
-        self.records.iter().any(|record| &*record.to.broker.name == broker_name)
+        self.records
+            .iter()
+            .any(|record| &*record.to.broker.name == broker_name)
     }
 
     fn finish_step(&mut self) -> Step {

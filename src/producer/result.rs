@@ -77,8 +77,18 @@ pub struct SendResult {
 
 impl fmt::Display for SendResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, message_id, offset_message_id, queue, queue_offset, .. } = self;
-        write!(f, "{status} {message_id} at {queue} offset {queue_offset} ({offset_message_id})")
+        let Self {
+            status,
+            message_id,
+            offset_message_id,
+            queue,
+            queue_offset,
+            ..
+        } = self;
+        write!(
+            f,
+            "{status} {message_id} at {queue} offset {queue_offset} ({offset_message_id})"
+        )
     }
 }
 

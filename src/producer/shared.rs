@@ -20,11 +20,7 @@ use crate::{
     error::Error,
     message::names::TEMPLATE_TOPIC,
     net::{
-        connection::ConnectionSettings,
-        connections::Connections,
-        sync::Mutex,
-        timer::Timer,
-        workers::Workers,
+        connection::ConnectionSettings, connections::Connections, sync::Mutex, timer::Timer, workers::Workers,
     },
     wire::{frame::Serialization, header::Language},
 };
@@ -57,11 +53,17 @@ impl Shared {
     pub(super) fn start(config: ProducerConfig) -> Result<Arc<Self>, Error> {
         config.check()?;
         let name_servers = Arc::new(name_servers(&config)?);
-        let ip = config.client_ip.unwrap_or_else(|| local_ip(&name_servers.in_order()));
+        let ip = config
+            .client_ip
+            .unwrap_or_else(|| local_ip(&name_servers.in_order()));
         let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
         let client_id = client_id(ip, &instance_name);
         let timer = Arc::new(Timer::new());
-        let connections = Connections::new(connection_settings(&config), config.connect_timeout, Arc::clone(&timer));
+        let connections = Connections::new(
+            connection_settings(&config),
+            config.connect_timeout,
+            Arc::clone(&timer),
+        );
         let routes = Routes::new(
             Arc::clone(&connections),
             Arc::clone(&timer),
@@ -74,13 +76,20 @@ impl Shared {
             },
         );
         let looked_at = Arc::clone(&connections);
-        timer.start(move |now| looked_at.look_at_alarms(now)).map_err(|error| Error::Thread {
-            purpose: "the timer",
-            source: Arc::new(error),
-        })?;
-        let identity =
-            Identity { client_id: Arc::clone(&client_id), producer_group: config.producer_group.as_str().into() };
-        let intervals = Intervals { route_refresh: config.route_refresh_interval, heartbeat: config.heartbeat_interval };
+        timer
+            .start(move |now| looked_at.look_at_alarms(now))
+            .map_err(|error| Error::Thread {
+                purpose: "the timer",
+                source: Arc::new(error),
+            })?;
+        let identity = Identity {
+            client_id: Arc::clone(&client_id),
+            producer_group: config.producer_group.as_str().into(),
+        };
+        let intervals = Intervals {
+            route_refresh: config.route_refresh_interval,
+            heartbeat: config.heartbeat_interval,
+        };
         let housekeeping = Housekeeping::start(
             identity,
             intervals,
@@ -89,7 +98,11 @@ impl Shared {
             Arc::clone(&routes),
             Arc::clone(&timer),
         );
-        log::info!("producer {} of group {} started", client_id, config.producer_group);
+        log::info!(
+            "producer {} of group {} started",
+            client_id,
+            config.producer_group
+        );
         Ok(Arc::new(Self {
             ids: IdMaker::new(ip),
             client_id,
@@ -123,7 +136,9 @@ impl Shared {
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             Error::Refused { code, .. } => matches!(
                 *code,
-                ResponseCode::TOPIC_NOT_EXIST | ResponseCode::NO_PERMISSION | ResponseCode::SERVICE_NOT_AVAILABLE
+                ResponseCode::TOPIC_NOT_EXIST
+                    | ResponseCode::NO_PERMISSION
+                    | ResponseCode::SERVICE_NOT_AVAILABLE
             ),
             _ => false,
         };
@@ -135,15 +150,25 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("client_id", &self.client_id).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
     }
 }
 
 fn name_servers(config: &ProducerConfig) -> Result<NameServers, Error> {
-    let list = config.name_servers.clone().or_else(|| std::env::var(NAME_SERVERS_VARIABLE).ok());
-    let invalid = |reason| Error::InvalidConfig { setting: "name_servers", reason };
+    let list = config
+        .name_servers
+        .clone()
+        .or_else(|| std::env::var(NAME_SERVERS_VARIABLE).ok());
+    let invalid = |reason| Error::InvalidConfig {
+        setting: "name_servers",
+        reason,
+    };
     let list = list.ok_or_else(|| {
-        invalid(format!("none is given, and the environment variable {NAME_SERVERS_VARIABLE} is not set"))
+        invalid(format!(
+            "none is given, and the environment variable {NAME_SERVERS_VARIABLE} is not set"
+        ))
     })?;
     NameServers::parse(&list).map_err(invalid)
 }

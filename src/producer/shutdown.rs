@@ -50,7 +50,12 @@ impl ShutdownReport {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ended_early, oneway_unwritten, callback_panics, took } = self;
+        let Self {
+            ended_early,
+            oneway_unwritten,
+            callback_panics,
+            took,
+        } = self;
         write!(
             f,
             "shut down in {took:.1?}: {ended_early} sends ended early, {oneway_unwritten} one-way messages not written, \
@@ -73,7 +78,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     }
     shared.gate.wait_until_empty(until);
     let connections = shared.connections.all();
-    connections.iter().for_each(|connection| connection.wait_until_written(until));
+    for connection in &connections {
+        connection.wait_until_written(until);
+    }
     let ended_early = shared.gate.others_inside();
     shared.housekeeping.stop();
     let last_words = until.max(Instant::now() + LAST_WORDS);
@@ -84,7 +91,11 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     shared.gate.wait_until_empty(last_words);
     shared.workers.stop(last_words);
     let report = report(shared, ended_early, began);
-    log::info!("producer {} of group {}: {report}", shared.client_id, shared.config.producer_group);
+    log::info!(
+        "producer {} of group {}: {report}",
+        shared.client_id,
+        shared.config.producer_group
+    );
     *done = Some(report.clone());
     report
 }
