@@ -68,6 +68,10 @@ pub(crate) fn a_killed_broker_does_not_stop_sends(version: &str) {
 
     // Every acknowledged message is there, also those of the dead broker; a second copy only where it was said.
     cluster.node("broker-b", "start");
+    // 5.5.0 registers again only after some ten seconds.
+    wait_until("the dead broker is back", || {
+        cluster.queues("survivor").len() == 8
+    });
     let read = read_all(&cluster, &["survivor"], results.len());
     for result in &results {
         if result.may_be_duplicated {

@@ -194,7 +194,7 @@ pub(crate) fn oneway_sends_are_read_back_after_shutdown(version: &str) {
     }
     let report = producer.shutdown(PATIENCE);
     assert!(report.is_clean(), "{report:?}");
-    assert_eq!(report.not_written_oneway, 0);
+    assert_eq!(report.oneway_unwritten, 0);
     let mut read = read_all(&cluster, &["oneway"], COUNT);
     assert_eq!(read.len(), COUNT);
     read.sort_by_key(|message| message.keys.as_ref().unwrap().parse::<usize>().unwrap());
