@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_number};
+use crate::wire::header::{FieldWriter, Header};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
 const DEFAULT_REGION: &str = "DefaultRegion";
@@ -244,28 +244,28 @@ impl SendReply {
         let mut region_id = None;
         let mut trace_on = true;
         // One pass over the fields, where asking for each by name would take six.
-        for (name, value) in header.fields.iter() {
-            match &*name {
-                "msgId" => offset_message_id = Some(parse_offset_message_id(&value)?),
-                "queueId" => queue_id = Some(parse_number("queueId", &value)?),
-                "queueOffset" => queue_offset = Some(parse_number("queueOffset", &value)?),
-                // Only informs, so text that is no id is not worth losing the news of a stored message.
-                "transactionId" => transaction_id = MessageId::from_text(&value),
-                "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
-                "MSG_REGION" => region_id = Some(value.into()),
-                // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
-                "TRACE_ON" => trace_on = &*value != "false",
-                _ => {}
-            }
+        header.fields.for_each(|name, value| match name {
+            "msgId" => offset_message_id = first_id(value),
+            "queueId" => queue_id = value.parse().ok(),
+            "queueOffset" => queue_offset = value.parse().ok(),
+            "transactionId" => transaction_id = MessageId::from_text(value),
+            "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
+            "MSG_REGION" => region_id = Some(value.into()),
+            // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
+            "TRACE_ON" => trace_on = value != "false",
+            _ => {}
+        });
+        match (offset_message_id, queue_id, queue_offset) {
+            (Some(offset_message_id), Some(queue_id), Some(queue_offset)) => Ok(Self {
+                offset_message_id,
+                queue_id,
+                queue_offset,
+                transaction_id,
+                region_id,
+                trace_on,
+            }),
+            _ => Err(unusable_reply(header)),
         }
-        Ok(Self {
-            offset_message_id: required(offset_message_id, "msgId")?,
-            queue_id: required(queue_id, "queueId")?,
-            queue_offset: required(queue_offset, "queueOffset")?,
-            transaction_id,
-            region_id,
-            trace_on,
-        })
     }
 
     /// Writes the fields as a broker does.
@@ -282,8 +282,17 @@ impl SendReply {
 }
 
 /// The id, or the first of the comma-separated ids that answer a batch.
-fn parse_offset_message_id(text: &str) -> Result<OffsetMessageId, WireError> {
-    let first = text.split_once(',').map_or(text, |(first, _)| first);
-    OffsetMessageId::from_text(first)
-        .ok_or_else(|| WireError::new(format!("msgId {first:.80} is no message id")))
+fn first_id(text: &str) -> Option<OffsetMessageId> {
+    OffsetMessageId::from_text(text.split_once(',').map_or(text, |(first, _)| first))
+}
+
+#[cold]
+fn unusable_reply(header: &Header<'_>) -> WireError {
+    let shown = |name| header.field(name).unwrap_or(Cow::Borrowed("missing"));
+    WireError::new(format!(
+        "reply to a send without a usable place of the message: msgId {:.80}, queueId {:.40}, queueOffset {:.40}",
+        shown("msgId"),
+        shown("queueId"),
+        shown("queueOffset"),
+    ))
 }
