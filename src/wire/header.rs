@@ -192,10 +192,17 @@ impl<'a> Fields<'a> {
         kept.chain(std::iter::from_fn(move || rest.as_mut()?.next_raw()))
     }
 
+    /// Whether raw text has escapes to resolve.
+    #[inline]
+    fn is_escaped(&self, raw: &str) -> bool {
+        self.serialization == Serialization::Json && JsonText::of_raw(raw).is_escaped()
+    }
+
     fn text(&self, raw: &'a str) -> Cow<'a, str> {
-        match self.serialization {
-            Serialization::Json => JsonText::of_raw(raw).text(),
-            Serialization::Binary => Cow::Borrowed(raw),
+        if self.is_escaped(raw) {
+            JsonText::of_raw(raw).text()
+        } else {
+            Cow::Borrowed(raw)
         }
     }
 
@@ -209,10 +216,8 @@ impl<'a> Fields<'a> {
     /// Hands every field to `visit`, in the same order: the way for replies, which are many.
     #[inline]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, &str)) {
-        let is_escaped =
-            |raw: &str| self.serialization == Serialization::Json && JsonText::of_raw(raw).is_escaped();
         let mut visit_raw = |name: &'a str, value: &'a str| {
-            if is_escaped(name) || is_escaped(value) {
+            if self.is_escaped(name) || self.is_escaped(value) {
                 visit(&self.text(name), &self.text(value));
             } else {
                 visit(name, value);
@@ -229,8 +234,14 @@ impl<'a> Fields<'a> {
     }
 
     /// The value of the last field with this name.
-    pub(crate) fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        let is_wanted = |raw: &'a str| raw == name || (raw.starts_with('"') && self.text(raw) == name);
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        let is_wanted = |raw: &'a str| {
+            if self.is_escaped(raw) {
+                self.text(raw) == name
+            } else {
+                raw == name
+            }
+        };
         let found = self.raw().filter(|(key, _)| is_wanted(key)).last();
         found.map(|(_, value)| self.text(value))
     }

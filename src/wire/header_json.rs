@@ -213,7 +213,7 @@ fn write_name(out: &mut Vec<u8>, is_first: bool, name: &str) {
     match name.as_bytes() {
         // The names of `SendMessageRequestHeaderV2`, which are most of what is ever written.
         [letter @ b'a'..=b'z'] if !is_first => {
-            out.extend_from_slice(&[b',', b'"', *letter, b'"', b':', b'"'])
+            out.extend_from_slice(&[b',', b'"', *letter, b'"', b':', b'"']);
         }
         _ => {
             out.extend_from_slice(if is_first { b",\"extFields\":{\"" } else { b",\"" });
