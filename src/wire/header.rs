@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::frame::{self, Serialization};
-use super::json::JsonText;
+use super::json_text::JsonText;
 use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
 use super::{WireError, header_binary, header_json};
 
@@ -170,6 +170,12 @@ impl<'a> Fields<'a> {
             count: 0,
             rest: None,
         }
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+        self.rest = None;
     }
 
     /// Adds a field while a header is checked; for JSON as raw text. The first that finds no room asks for a reader

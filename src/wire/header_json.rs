@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use super::WireError;
 use super::frame::Serialization;
 use super::header::{self, Envelope, FLAG_RESPONSE, Fields, Header, Language};
-use super::json::{self, Dialect, JsonReader};
+use super::json::{Dialect, JsonReader};
+use super::json_text;
 use super::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
 
 /// Decodes and checks a whole header.
@@ -27,7 +28,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Header<'_>, WireError> {
     while let Some(member) = next_member(&mut reader) {
         match member {
             Member::Code => code = reader.integer(),
-            Member::ExtFields => fields = read_fields(&mut reader),
+            Member::ExtFields => read_fields(&mut reader, &mut fields),
             Member::Flag => flag = reader.integer(),
             Member::Language => language = read_language(&mut reader),
             Member::Opaque => opaque = reader.integer(),
@@ -125,12 +126,12 @@ fn read_remark<'a>(reader: &mut JsonReader<'a>) -> Option<Cow<'a, str>> {
     Some(remark.text())
 }
 
-/// Reads and checks the object of the fields, or null for none.
+/// Reads and checks the object of the fields, or null for none, in place of what `fields` may hold.
 #[inline]
-fn read_fields<'a>(reader: &mut JsonReader<'a>) -> Fields<'a> {
-    let mut fields = Fields::new(Serialization::Json);
+fn read_fields<'a>(reader: &mut JsonReader<'a>, fields: &mut Fields<'a>) {
+    fields.clear();
     if reader.take_null() {
-        return fields;
+        return;
     }
     reader.enter_object();
     let mut count = 0;
@@ -151,7 +152,6 @@ fn read_fields<'a>(reader: &mut JsonReader<'a>) -> Fields<'a> {
             reader.fail(|| WireError::new("header has too many fields"));
         }
     }
-    fields
 }
 
 /// Reads once more the fields for which [`Fields`] had no room. They have been checked, so that nothing can be wrong
@@ -184,22 +184,22 @@ impl<'a> FieldReader<'a> {
 /// Writes everything before the fields.
 pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
     out.extend_from_slice(b"{\"code\":");
-    json::write_integer(out, envelope.code.into());
+    json_text::write_integer(out, envelope.code.into());
     out.extend_from_slice(b",\"flag\":");
-    json::write_integer(out, envelope.flag.into());
+    json_text::write_integer(out, envelope.flag.into());
     if let Some(name) = envelope.language.name() {
         out.extend_from_slice(b",\"language\":\"");
         out.extend_from_slice(name.as_bytes());
         out.push(b'"');
     }
     out.extend_from_slice(b",\"opaque\":");
-    json::write_integer(out, envelope.opaque.into());
+    json_text::write_integer(out, envelope.opaque.into());
     if let Some(remark) = envelope.remark {
         out.extend_from_slice(b",\"remark\":");
-        json::write_string(out, remark);
+        json_text::write_string(out, remark);
     }
     out.extend_from_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":");
-    json::write_integer(out, envelope.version.into());
+    json_text::write_integer(out, envelope.version.into());
 }
 
 /// Ends the header.
@@ -217,7 +217,7 @@ fn write_name(out: &mut Vec<u8>, is_first: bool, name: &str) {
         }
         _ => {
             out.extend_from_slice(if is_first { b",\"extFields\":{\"" } else { b",\"" });
-            json::write_escaped(out, name);
+            json_text::write_escaped(out, name);
             out.extend_from_slice(b"\":\"");
         }
     }
@@ -226,7 +226,7 @@ fn write_name(out: &mut Vec<u8>, is_first: bool, name: &str) {
 /// Writes a field.
 pub(crate) fn write_text(out: &mut Vec<u8>, is_first: bool, name: &str, value: &str) {
     write_name(out, is_first, name);
-    json::write_escaped(out, value);
+    json_text::write_escaped(out, value);
     out.push(b'"');
 }
 
@@ -246,9 +246,9 @@ pub(crate) fn write_properties<'p>(
 ) {
     write_name(out, is_first, name);
     for (key, value) in properties {
-        json::write_escaped(out, key);
+        json_text::write_escaped(out, key);
         out.extend_from_slice(b"\\u0001");
-        json::write_escaped(out, value);
+        json_text::write_escaped(out, value);
         out.extend_from_slice(b"\\u0002");
     }
     out.push(b'"');

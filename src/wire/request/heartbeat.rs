@@ -2,7 +2,8 @@
 //! (`HeartbeatData`, `ProducerData`).
 
 use crate::wire::WireError;
-use crate::wire::json::{self, Dialect, JsonReader};
+use crate::wire::json::{Dialect, JsonReader};
+use crate::wire::json_text;
 use crate::wire::limits::MAX_GROUPS_PER_HEARTBEAT;
 
 /// Appends the body for a client that only produces.
@@ -14,7 +15,7 @@ pub(crate) fn encode_heartbeat<'g>(
     producer_groups: impl Iterator<Item = &'g str>,
 ) {
     out.extend_from_slice(b"{\"clientID\":");
-    json::write_string(out, client_id);
+    json_text::write_string(out, client_id);
     out.extend_from_slice(b",\"consumerDataSet\":[],\"producerDataSet\":[");
     for (position, group) in producer_groups.enumerate() {
         out.extend_from_slice(if position == 0 {
@@ -22,7 +23,7 @@ pub(crate) fn encode_heartbeat<'g>(
         } else {
             b",{\"groupName\":"
         });
-        json::write_string(out, group);
+        json_text::write_string(out, group);
         out.push(b'}');
     }
     out.extend_from_slice(b"]}");

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::wire::WireError;
 use crate::wire::header::{FieldWriter, Header};
-use crate::wire::json::{self, Dialect, JsonReader};
+use crate::wire::json::{Dialect, JsonReader};
+use crate::wire::json_text;
 use crate::wire::limits::{MAX_ADDRESSES_PER_BROKER, MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
 
 /// The fields of the request; there is no body.
@@ -134,7 +135,7 @@ impl RouteData {
         out.extend_from_slice(b"],\"filterServerTable\":{}");
         if let Some(conf) = &self.order_topic_conf {
             out.extend_from_slice(b",\"orderTopicConf\":");
-            json::write_string(out, conf);
+            json_text::write_string(out, conf);
         }
         out.extend_from_slice(b",\"queueDatas\":[");
         for (position, queue) in self.queue_datas.iter().enumerate() {
@@ -266,36 +267,36 @@ fn write_broker(out: &mut Vec<u8>, broker: &BrokerData, dialect: RouteDialect) {
     for (position, (broker_id, address)) in broker.broker_addresses.iter().enumerate() {
         write_comma(out, position);
         match dialect {
-            RouteDialect::Fastjson => json::write_integer(out, *broker_id),
+            RouteDialect::Fastjson => json_text::write_integer(out, *broker_id),
             RouteDialect::Standard => {
                 out.push(b'"');
-                json::write_integer(out, *broker_id);
+                json_text::write_integer(out, *broker_id);
                 out.push(b'"');
             }
         }
         out.push(b':');
-        json::write_string(out, address);
+        json_text::write_string(out, address);
     }
     out.extend_from_slice(b"},\"brokerName\":");
-    json::write_string(out, &broker.broker_name);
+    json_text::write_string(out, &broker.broker_name);
     out.extend_from_slice(b",\"cluster\":");
-    json::write_string(out, &broker.cluster);
+    json_text::write_string(out, &broker.cluster);
     out.push(b'}');
 }
 
 fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
     out.extend_from_slice(b"{\"brokerName\":");
-    json::write_string(out, &queue.broker_name);
+    json_text::write_string(out, &queue.broker_name);
     out.extend_from_slice(b",\"perm\":");
-    json::write_integer(out, queue.perm.into());
+    json_text::write_integer(out, queue.perm.into());
     out.extend_from_slice(b",\"readQueueNums\":");
-    json::write_integer(out, queue.read_queue_nums.into());
+    json_text::write_integer(out, queue.read_queue_nums.into());
     out.extend_from_slice(match dialect {
         RouteDialect::Fastjson => b",\"topicSynFlag\":",
         RouteDialect::Standard => b",\"topicSysFlag\":",
     });
-    json::write_integer(out, queue.topic_sys_flag.into());
+    json_text::write_integer(out, queue.topic_sys_flag.into());
     out.extend_from_slice(b",\"writeQueueNums\":");
-    json::write_integer(out, queue.write_queue_nums.into());
+    json_text::write_integer(out, queue.write_queue_nums.into());
     out.push(b'}');
 }
