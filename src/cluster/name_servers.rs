@@ -64,6 +64,12 @@ fn check_address(address: &str) -> Result<(), String> {
     if address.contains("://") {
         return Err(format!("{address:?} is a URL; write host:port"));
     }
+    // Before the colons are counted: with several of them it would be taken for an IPv6 address.
+    if address.contains(',') {
+        return Err(format!(
+            "{address:?} contains ','; separate several addresses by ';'"
+        ));
+    }
     let (host, port) = address
         .rsplit_once(':')
         .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
@@ -88,10 +94,8 @@ fn check_address(address: &str) -> Result<(), String> {
             return Err(format!("{address:?} has no valid IPv6 address in its brackets"));
         }
     }
-    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
-        return Err(format!(
-            "{address:?} has no valid host; separate several addresses by ';'"
-        ));
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == '/') {
+        return Err(format!("{address:?} has no valid host; write host:port"));
     }
     Ok(())
 }
@@ -132,6 +136,8 @@ mod tests {
         assert!(reason("[::x]:9876").contains("no valid IPv6 address"));
         assert!(reason("http://host:9876").contains("is a URL"));
         assert!(reason("a:1,b:1").contains("separate several addresses by ';'"));
+        assert!(reason("a,b:1").contains("separate several addresses by ';'"));
+        assert!(reason("a b:1").contains("no valid host"));
         assert!(reason(":9876").contains("no valid host"));
     }
 }
