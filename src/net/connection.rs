@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{AtomicMoment, Due, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     code::{RequestCode, ResponseCode},
-    error::{Error, Phase, Written, printable},
+    error::{Error, Phase, Written},
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
@@ -51,17 +51,6 @@ pub(crate) trait Events: Send + Sync {
     fn alarm_set(&self, at: Instant);
     /// The connection has ended. Called once, before its waiters are told.
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug)]
-pub(crate) enum EndCause {
-    /// The operating system or the peer ended it.
-    Io(Arc<io::Error>),
-    /// The peer sent something that is not the protocol.
-    Protocol(Arc<str>),
-    /// The producer closed it.
-    Closed,
 }
 
 /// A request to send.
@@ -181,10 +170,6 @@ impl Connection {
         Manner::Immediate {
             alone: self.in_flight.waiting() == 0,
         }
-    }
-
-    pub(crate) fn oneway_unwritten(&self) -> usize {
-        self.outgoing.oneway_unwritten()
     }
 
     /// Blocks until all frames are written, the connection has ended, or `until` is over.
@@ -554,34 +539,8 @@ impl Connection {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
-            let error = self.lost(cause, written, entry.registered.until(now));
+            let error = cause.error(&self.address, written, entry.registered.until(now));
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
-        }
-    }
-
-    fn lost(&self, cause: &EndCause, written: Written, waited: Duration) -> Error {
-        let address = Arc::clone(&self.address);
-        match cause {
-            EndCause::Io(source) => Error::ConnectionLost {
-                address,
-                written,
-                waited,
-                source: Arc::clone(source),
-            },
-            EndCause::Protocol(reason) => Error::Protocol {
-                address,
-                written,
-                reason: printable(reason).into(),
-            },
-            EndCause::Closed => {
-                let source = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by this producer");
-                Error::ConnectionLost {
-                    address,
-                    written,
-                    waited,
-                    source: Arc::new(source),
-                }
-            }
         }
     }
 
@@ -590,7 +549,7 @@ impl Connection {
         match rejected {
             Rejected::Ended | Rejected::Frame(Unwritten::Ended) => {
                 let cause = self.cause.get().unwrap_or(&EndCause::Closed);
-                self.lost(cause, Written::Nothing, waited)
+                cause.error(&self.address, Written::Nothing, waited)
             }
             Rejected::NoRoom | Rejected::Frame(Unwritten::Full) => self.timeout(Written::Nothing, waited),
             Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage {

@@ -367,16 +367,6 @@ impl Outgoing {
         !state.frames.is_empty() && (state.stalled || state.left_over.is_some())
     }
 
-    /// Frames that nobody waits for and that are not fully written.
-    pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state
-            .lock()
-            .frames
-            .iter()
-            .filter(|frame| frame.opaque.is_none())
-            .count()
-    }
-
     /// Waits until everything is written, the connection has ended, or `until` is over.
     pub(super) fn wait_until_written(&self, until: Instant) {
         let mut state = self.state.lock();
