@@ -182,6 +182,7 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
             HeaderSerialization::Binary => Serialization::Binary,
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
-        half_open_after: config.send_timeout,
+        // A send has used up a little of its time before its request is written.
+        half_open_after: config.send_timeout - config.send_timeout / 8,
     }
 }
