@@ -27,7 +27,7 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::HeaderSerialization;
+pub use config::{FaultTable, HeaderSerialization};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{

@@ -134,7 +134,7 @@ fn a_refused_address_is_left_alone_for_a_while_and_then_dialled_again() {
     let (address, _holder) = refusing();
     assert!(net.connections.when_worth_dialling(&address).is_none());
     assert!(!text(net.connect(&address)).contains("remembered"));
-    for _ in 0..6 {
+    for _ in 0..3 {
         let error = text(net.connect(&address));
         let Some(at) = net.connections.when_worth_dialling(&address) else {
             // This machine was too slow to see it.

@@ -145,6 +145,9 @@ impl Sending<'_> {
                     Ok(arrival) => self.take_in(arrival),
                     Err(_) => {
                         if let Some(number) = self.plan.awaited() {
+                            if let Some(to) = self.plan.destination(number) {
+                                self.shared.learn_from_silence(&to.broker);
+                            }
                             self.plan.overdue(number);
                         }
                     }
@@ -190,6 +193,9 @@ impl Sending<'_> {
                 let Some(to) = self.plan.destination(number) else {
                     return;
                 };
+                if let Some(began) = self.plan.began(number) {
+                    self.shared.learn_from_success(&to.broker, began);
+                }
                 let is_ok = stored.0 == SendStatus::SendOk;
                 let result = attempt::result(self.shared, &self.prepared, to, stored);
                 self.plan.stored(number, result, is_ok);
@@ -207,7 +213,9 @@ impl Sending<'_> {
                 to.queue
             );
         }
-        self.shared.learn_from(topic, &error);
+        let broker = self.plan.destination(number).map(|to| &to.broker);
+        self.shared
+            .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
         self.plan.failed(number, Instant::now(), error);
     }
 

@@ -1,6 +1,9 @@
 //! The one-way send: one attempt, no answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     attempt::{self, Prepared},
@@ -28,7 +31,7 @@ pub(super) fn send(
     let route = shared.routes.wait(topic, &deadline)?;
     let to = match aim {
         Some(aim) => choose::aimed(aim, &route, message)?,
-        None => choose::in_turn(&route, |_| false).ok_or_else(|| Error::Timeout {
+        None => choose::in_turn(&route, Instant::now(), |_| false).ok_or_else(|| Error::Timeout {
             phase: Phase::Route,
             target: Arc::clone(topic),
             waited: deadline.waited(),
@@ -40,7 +43,7 @@ pub(super) fn send(
         .wait(&to.broker.address, &deadline)
         .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, deadline.at()));
     if let Err(error) = &sent {
-        shared.learn_from(topic, error);
+        shared.learn_from_failure(topic, Some(&to.broker), error);
     }
     sent
 }
