@@ -43,19 +43,24 @@ const IDLE_REFRESHES: u32 = 20;
 /// Called with the route, or with why there is none.
 pub(crate) type RouteContinuation = Box<dyn FnOnce(Result<Arc<TopicRoute>, Error>) + Send>;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookUp {
+    None,
+    UnderWay,
+    /// One is under way, but the name servers are others than when it was begun: what it ends with is not wanted.
+    Outdated,
+}
+
 struct Topic {
     route: Option<Arc<TopicRoute>>,
     waiting: Vec<RouteContinuation>,
-    /// A look-up is under way.
-    asking: bool,
+    look_up: LookUp,
     /// It was asked for by the clock.
     by_clock: bool,
     /// When a failed send may have it looked up again.
     doubtful_from: Instant,
     /// A failed send has asked, and the timer will do it.
     is_doubted: bool,
-    /// The name servers are others than when the look-up was begun: what it ends with is not wanted.
-    is_outdated: bool,
     unknown_refreshes: u32,
     used: AtomicBool,
     idle_refreshes: u32,
@@ -200,7 +205,8 @@ impl Routes {
             entry.doubtful_from = now + REFRESH_PAUSE;
             entry.is_doubted = false;
         }
-        let later = !start && !entry.asking && !std::mem::replace(&mut entry.is_doubted, true);
+        let later =
+            !start && entry.look_up == LookUp::None && !std::mem::replace(&mut entry.is_doubted, true);
         let at = entry.doubtful_from;
         drop(table);
         if start {
@@ -249,7 +255,7 @@ impl Routes {
             if topic.begin() {
                 to_ask.push(Arc::clone(name));
             } else {
-                topic.is_outdated = true;
+                topic.look_up = LookUp::Outdated;
             }
         }
         drop(table);
@@ -368,11 +374,12 @@ impl Routes {
         let Some(entry) = table.topics.get_mut(topic) else {
             return;
         };
-        if std::mem::take(&mut entry.is_outdated) {
+        if entry.look_up == LookUp::Outdated {
+            entry.look_up = LookUp::UnderWay;
             drop(table);
             return self.look_up(topic);
         }
-        entry.asking = false;
+        entry.look_up = LookUp::None;
         let waiting = std::mem::take(&mut entry.waiting);
         let (result, change) = entry.take_in(outcome);
         if result.is_err() && entry.route.is_none() {
@@ -392,11 +399,10 @@ impl Topic {
         Self {
             route: None,
             waiting: Vec::new(),
-            asking: false,
+            look_up: LookUp::None,
             by_clock: false,
             doubtful_from: Instant::now(),
             is_doubted: false,
-            is_outdated: false,
             unknown_refreshes: 0,
             used: AtomicBool::new(true),
             idle_refreshes: 0,
@@ -405,17 +411,17 @@ impl Topic {
     }
 
     fn is_wanted(&mut self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed) || self.asking;
+        let used = self.used.swap(false, Ordering::Relaxed) || self.look_up != LookUp::None;
         self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
         self.idle_refreshes < IDLE_REFRESHES
     }
 
     /// Notes that a look-up begins. False if one is under way.
     fn begin(&mut self) -> bool {
-        if self.asking {
+        if self.look_up != LookUp::None {
             return false;
         }
-        self.asking = true;
+        self.look_up = LookUp::UnderWay;
         true
     }
 

@@ -186,7 +186,9 @@ impl Connections {
         let unwanted: Vec<_> = failed.into_iter().filter(|address| !keep(address)).collect();
         if !unwanted.is_empty() {
             let mut state = self.state.lock();
-            unwanted.iter().for_each(|address| state.redials.forget(address));
+            for address in &unwanted {
+                state.redials.forget(address);
+            }
         }
         let unwanted: Vec<_> = self
             .current()

@@ -167,7 +167,7 @@ fn within_the_pause_the_error_of_the_last_dial_is_remembered() {
 fn a_peer_that_accepts_and_closes_without_a_word_is_left_alone_too() {
     let net = Net::new();
     let (address, listener) = listener();
-    let connection = net.connect(&address).unwrap();
+    drop(net.connect(&address).unwrap());
     drop(listener.accept().unwrap());
     let until = Instant::now() + PATIENCE;
     while !net.connections.current().is_empty() {

@@ -402,13 +402,14 @@ impl AsyncSend {
             self.topic(),
             number + 1
         );
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
-        state.open.retain(|open| open.number != number);
-        state.plan.failed(number, Instant::now(), error.clone());
         drop(state);
         self.shared
             .learn_from_failure(self.topic(), broker.as_deref(), &error);
+        let mut state = self.state.lock();
+        state.open.retain(|open| open.number != number);
+        state.plan.failed(number, Instant::now(), error);
     }
 
     /// The plan is at its end: gives up what is open, and closes the account when every attempt is in it. Several threads

@@ -202,7 +202,7 @@ mod tests {
             health.succeeded(&name.into(), Duration::from_secs(3), Instant::now());
         };
         let dead = |health: &BrokerHealth, name: &str| {
-            health.failed(&name.into(), Failure::NoAnswer, Instant::now())
+            health.failed(&name.into(), Failure::NoAnswer, Instant::now());
         };
         assert_eq!(chosen(|_| {}, &[]), ["a", "b", "c"]);
         assert_eq!(chosen(|h| slow(h, "a"), &[]), ["b", "c"]);
