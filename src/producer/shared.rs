@@ -77,11 +77,7 @@ impl Shared {
             Arc::clone(&timer),
             Arc::clone(&name_servers),
             config.name_server_timeout,
-            TemplateTopic {
-                // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
-                name: TEMPLATE_TOPIC.into(),
-                most_queues: config.default_topic_queue_nums,
-            },
+            template_topic(&config),
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
@@ -99,17 +95,9 @@ impl Shared {
             routes: Arc::clone(&routes),
             timer: Arc::clone(&timer),
         });
-        let identity = Identity {
-            client_id: Arc::clone(&client_id),
-            producer_group: config.producer_group.as_str().into(),
-        };
-        let intervals = Intervals {
-            route_refresh: config.route_refresh_interval,
-            heartbeat: config.heartbeat_interval,
-        };
         let housekeeping = Housekeeping::start(
-            identity,
-            intervals,
+            identity(&config, &client_id),
+            intervals(&config),
             Arc::clone(&connections),
             name_servers,
             Arc::clone(&routes),
@@ -223,6 +211,28 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+fn template_topic(config: &ProducerConfig) -> TemplateTopic {
+    TemplateTopic {
+        // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
+        name: TEMPLATE_TOPIC.into(),
+        most_queues: config.default_topic_queue_nums,
+    }
+}
+
+fn identity(config: &ProducerConfig, client_id: &Arc<str>) -> Identity {
+    Identity {
+        client_id: Arc::clone(client_id),
+        producer_group: config.producer_group.as_str().into(),
+    }
+}
+
+fn intervals(config: &ProducerConfig) -> Intervals {
+    Intervals {
+        route_refresh: config.route_refresh_interval,
+        heartbeat: config.heartbeat_interval,
     }
 }
 
