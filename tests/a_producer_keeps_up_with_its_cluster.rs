@@ -319,7 +319,7 @@ fn on_a_connection_that_replaces_another_the_farewell_comes_before_the_heartbeat
                     .iter()
                     .filter(|request| request.connection == connection);
                 of_it
-                    .map(|request| request.code())
+                    .map(support::fake_server::Request::code)
                     .filter(housekeeping)
                     .collect::<Vec<_>>()
             })
