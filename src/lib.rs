@@ -27,9 +27,9 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::HeaderSerialization;
+pub use config::{HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Aimed, Full, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
 };
