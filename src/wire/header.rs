@@ -556,7 +556,7 @@ mod tests {
         for serialization in BOTH_FORMS {
             let mut fields = vec![("a", "1"), ("b", "x"), ("a", "2")];
             with_fields(serialization, &fields, |header| {
-                assert_eq!(header.field("a").as_deref(), Some("2"))
+                assert_eq!(header.field("a").as_deref(), Some("2"));
             });
             fields.extend([("filler", ""); KEPT_FIELDS]);
             fields.push(("a", "3"));

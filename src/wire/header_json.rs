@@ -384,7 +384,7 @@ mod tests {
             r#"{"code":1,"opaque":2,"extFields":{"a":["b"]}}"#,
             r#"{"code":1,"opaque":2,"extFields":{0:"bare"}}"#,
             r#"{"code":1,"opaque":2,"extFields":{"a":"\x"}}"#,
-            r#"{code:1,opaque:2}"#,
+            "{code:1,opaque:2}",
         ] {
             assert!(decode(json.as_bytes()).is_err(), "{json}");
         }
