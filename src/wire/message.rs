@@ -581,7 +581,7 @@ mod tests {
                 let properties = || {
                     crate::wire::properties::pairs(
                         element.properties,
-                        crate::wire::properties::ReadingRules::V4,
+                        crate::wire::properties::ReadingRules::V4_7,
                     )
                 };
                 assert!(properties().any(|pair| pair == ("i", index.to_string().as_str())));

@@ -15,12 +15,12 @@ pub(crate) const PROPERTY_SEPARATOR: char = '\u{2}';
 /// How a release reads an item that a well-behaved producer would not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadingRules {
-    /// `MessageDecoder.string2messageProperties` of 4.x: an item counts when it splits into exactly two parts, where
+    /// `MessageDecoder.string2messageProperties` of 4.7.0: an item counts when it splits into exactly two parts, where
     /// trailing separators are ignored (`String.split`). So a value that holds 0x01 and an empty value are dropped,
     /// an empty name is kept.
-    V4,
-    /// The same method of 5.x: the name ends at the first 0x01, the value is all the rest; neither may be empty.
-    V5,
+    V4_7,
+    /// The same method of 4.9.7 and 5.x: the name ends at the first 0x01, the value is all the rest; neither may be empty.
+    V4_9,
 }
 
 /// The properties of `text` in their order, duplicates included. Readers let the last one of a name win.
@@ -31,13 +31,13 @@ pub(crate) fn pairs(text: &str, rules: ReadingRules) -> impl Iterator<Item = (&s
 
 fn pair(item: &str, rules: ReadingRules) -> Option<(&str, &str)> {
     match rules {
-        ReadingRules::V4 => {
+        ReadingRules::V4_7 => {
             let (name, value) = item
                 .trim_end_matches(NAME_VALUE_SEPARATOR)
                 .split_once(NAME_VALUE_SEPARATOR)?;
             (!value.contains(NAME_VALUE_SEPARATOR)).then_some((name, value))
         }
-        ReadingRules::V5 => {
+        ReadingRules::V4_9 => {
             let (name, value) = item.split_once(NAME_VALUE_SEPARATOR)?;
             (!name.is_empty() && !value.is_empty()).then_some((name, value))
         }
@@ -136,8 +136,8 @@ mod tests {
             ),
             ("", &[]),
         ] {
-            assert_eq!(parse(text, ReadingRules::V4), owned(expected));
-            assert_eq!(parse(text, ReadingRules::V5), owned(expected));
+            assert_eq!(parse(text, ReadingRules::V4_7), owned(expected));
+            assert_eq!(parse(text, ReadingRules::V4_9), owned(expected));
             let mut again = String::new();
             append(&mut again, expected.iter().copied());
             assert_eq!(again.trim_end_matches('\u{2}'), text.trim_end_matches('\u{2}'));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn odd_items_are_read_as_each_release_reads_them() {
-        for (item, v4, v5) in [
+        for (item, v4_7, v4_9) in [
             ("a", None, None),
             ("\u{1}", None, None),
             ("a\u{1}", None, None),
@@ -158,16 +158,16 @@ mod tests {
             ("\u{1}\u{1}c", None, None),
             ("é\u{1}ü", Some(("é", "ü")), Some(("é", "ü"))),
         ] {
-            assert_eq!(pairs(item, ReadingRules::V4).next(), v4, "{item:?}");
-            assert_eq!(pairs(item, ReadingRules::V5).next(), v5, "{item:?}");
+            assert_eq!(pairs(item, ReadingRules::V4_7).next(), v4_7, "{item:?}");
+            assert_eq!(pairs(item, ReadingRules::V4_9).next(), v4_9, "{item:?}");
         }
     }
 
     #[test]
     fn the_last_value_of_a_name_wins() {
         let text = "a\u{1}1\u{2}b\u{1}2\u{2}\u{2}a\u{1}3\u{2}";
-        assert_eq!(parse(text, ReadingRules::V5), owned(&[("a", "3"), ("b", "2")]));
-        assert_eq!(find(text, "a", ReadingRules::V4), Some("3"));
-        assert_eq!(find(text, "c", ReadingRules::V4), None);
+        assert_eq!(parse(text, ReadingRules::V4_9), owned(&[("a", "3"), ("b", "2")]));
+        assert_eq!(find(text, "a", ReadingRules::V4_7), Some("3"));
+        assert_eq!(find(text, "c", ReadingRules::V4_7), None);
     }
 }

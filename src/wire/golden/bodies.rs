@@ -12,7 +12,7 @@ use crate::wire::properties::{self, ReadingRules};
 use crate::wire::request::heartbeat::{ReceivedHeartbeat, encode_heartbeat};
 use crate::wire::request::route::{BrokerData, QueueData, RouteData, RouteDialect};
 
-const BOTH_RULES: [ReadingRules; 2] = [ReadingRules::V4, ReadingRules::V5];
+const BOTH_RULES: [ReadingRules; 2] = [ReadingRules::V4_7, ReadingRules::V4_9];
 
 /// Checks a row of the kind.
 pub(super) fn check(kind: &str, row: &Value) -> Checked {

@@ -1,0 +1,184 @@
+//! How a cluster is to be, and its start: sockets first, so that every address is known, then the threads.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use super::MockCluster;
+use super::dialect::ServerVersion;
+use super::server::{Role, RunningServer};
+use super::shared::{BrokerPlace, Shared};
+use super::store::Store;
+use super::topics::Topics;
+
+/// Brokers are called `broker-a` to `broker-z`.
+const MAX_BROKERS: usize = 26;
+
+/// Far more than anyone runs.
+const MAX_NAME_SERVERS: usize = 16;
+
+/// Queues of the template topic on each broker (`BrokerConfig.defaultTopicQueueNums`).
+const DEFAULT_QUEUES_PER_TOPIC: u32 = 8;
+
+/// `MessageStoreConfig.maxMessageSize`.
+const DEFAULT_MAX_MESSAGE_SIZE: usize = 4 << 20;
+
+/// Room for a few million small messages.
+const DEFAULT_STORE_LIMIT: u64 = 1 << 30;
+
+/// Settings of an embedded cluster.
+///
+/// ```
+/// use rocketmq_producer::mock::{MockCluster, ServerVersion};
+///
+/// let cluster = MockCluster::builder()
+///     .brokers(2)
+///     .name_servers(2)
+///     .auto_create_topics(false)
+///     .speaks(ServerVersion::V4_9_7)
+///     .start()?;
+/// assert_eq!(cluster.broker_names(), ["broker-a", "broker-b"]);
+/// assert_eq!(cluster.name_servers().split(';').count(), 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing runs before start() is called"]
+pub struct MockClusterBuilder {
+    brokers: usize,
+    name_servers: usize,
+    queues_per_topic: u32,
+    auto_create_topics: bool,
+    version: ServerVersion,
+    max_message_size: usize,
+    store_limit: u64,
+    keep_messages: bool,
+}
+
+impl MockClusterBuilder {
+    pub(super) fn new() -> MockClusterBuilder {
+        MockClusterBuilder {
+            brokers: 1,
+            name_servers: 1,
+            queues_per_topic: DEFAULT_QUEUES_PER_TOPIC,
+            auto_create_topics: true,
+            version: ServerVersion::default(),
+            max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
+            store_limit: DEFAULT_STORE_LIMIT,
+            keep_messages: true,
+        }
+    }
+
+    /// Sets how many brokers there are, named `broker-a`, `broker-b`, … Default 1, at most 26; 0 is allowed.
+    pub fn brokers(mut self, brokers: usize) -> MockClusterBuilder {
+        self.brokers = brokers;
+        self
+    }
+
+    /// Sets how many name servers there are. All know the same. Default 1, at least 1, at most 16.
+    pub fn name_servers(mut self, name_servers: usize) -> MockClusterBuilder {
+        self.name_servers = name_servers;
+        self
+    }
+
+    /// Sets the number of queues of the template topic `TBW102`: the most that a topic gets on a broker that creates
+    /// it by itself. The sender's own wish, usually 4, may be lower. Default 8, as on real brokers.
+    pub fn queues_per_topic(mut self, queues: u32) -> MockClusterBuilder {
+        self.queues_per_topic = queues;
+        self
+    }
+
+    /// Sets whether a broker creates the topic of a message that it does not know. Default true, as on real brokers.
+    pub fn auto_create_topics(mut self, enabled: bool) -> MockClusterBuilder {
+        self.auto_create_topics = enabled;
+        self
+    }
+
+    /// Sets the release to behave like. Default 5.5.0.
+    pub fn speaks(mut self, version: ServerVersion) -> MockClusterBuilder {
+        self.version = version;
+        self
+    }
+
+    /// Sets the largest message in bytes: of its record for 4.7.0 (body, topic, properties and 91 bytes), of its body
+    /// for later releases. Larger ones get code 13. Default 4 MiB, as on real brokers.
+    pub fn max_message_size(mut self, bytes: usize) -> MockClusterBuilder {
+        self.max_message_size = bytes;
+        self
+    }
+
+    /// Sets how many bytes of messages all brokers together keep, each message counted with its topic, its properties
+    /// and 91 bytes. Beyond that sends get code 14, as from a broker whose disk is full, until a topic is deleted.
+    /// The memory in use may be up to three times as much for small messages. Default 1 GiB.
+    pub fn store_limit(mut self, bytes: u64) -> MockClusterBuilder {
+        self.store_limit = bytes;
+        self
+    }
+
+    /// Sets whether messages are kept for [`MockCluster::messages`]. Without, they are answered, get their ids and are
+    /// counted, and the store is never full: for measurements that last. Default true.
+    pub fn keep_messages(mut self, keep: bool) -> MockClusterBuilder {
+        self.keep_messages = keep;
+        self
+    }
+
+    /// Starts the cluster on free ports of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] for numbers that are not allowed, and whatever the operating system says when
+    /// it gives no port or no thread.
+    pub fn start(self) -> io::Result<MockCluster> {
+        if self.brokers > MAX_BROKERS || !(1..=MAX_NAME_SERVERS).contains(&self.name_servers) {
+            let allowed = format!("at most {MAX_BROKERS} brokers and 1 to {MAX_NAME_SERVERS} name servers");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, allowed));
+        }
+        let name_servers = listen(self.name_servers)?;
+        let brokers = listen(self.brokers)?;
+        let places: Vec<BrokerPlace> = ('a'..='z')
+            .zip(&brokers)
+            .map(|(letter, (_, address))| BrokerPlace {
+                name: format!("broker-{letter}").into(),
+                address: *address,
+            })
+            .collect();
+        let names: Vec<Arc<str>> = places.iter().map(|place| Arc::clone(&place.name)).collect();
+        let template_queues = self.auto_create_topics.then_some(self.queues_per_topic);
+        let shared = Arc::new(Shared::new(
+            self.version,
+            self.max_message_size,
+            places,
+            Topics::new(self.brokers, template_queues),
+            Store::new(self.keep_messages.then_some(self.store_limit)),
+        ));
+        // Dropped on an error below, it ends the servers that run by then.
+        let mut cluster = MockCluster {
+            shared: Arc::clone(&shared),
+            name_servers: Vec::new(),
+            brokers: Vec::new(),
+        };
+        for (index, (name, (listener, _))) in names.into_iter().zip(brokers).enumerate() {
+            let shared = Arc::clone(&shared);
+            cluster
+                .brokers
+                .push(RunningServer::start(name, Role::Broker(index), listener, shared)?);
+        }
+        for (number, (listener, _)) in (1..).zip(name_servers) {
+            let name = format!("name-server-{number}").into();
+            let shared = Arc::clone(&shared);
+            cluster
+                .name_servers
+                .push(RunningServer::start(name, Role::NameServer, listener, shared)?);
+        }
+        Ok(cluster)
+    }
+}
+
+/// Opens this many listening sockets on free ports.
+fn listen(count: usize) -> io::Result<Vec<(TcpListener, SocketAddr)>> {
+    let open = |_| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    (0..count).map(open).collect()
+}

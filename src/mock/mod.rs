@@ -1,0 +1,238 @@
+//! An embedded RocketMQ cluster for tests and demonstrations: name servers and brokers on loopback sockets, in this
+//! process.
+//!
+//! It speaks the wire protocol of a chosen release, [`ServerVersion`], to any client: this library, Apache's own
+//! producers, or a test that writes frames by hand. Nothing is faked on the client's side: there are real sockets on
+//! free ports, and threads that end when the [`MockCluster`] is dropped.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rocketmq_producer::mock::MockCluster;
+//!
+//! let cluster = MockCluster::start(2)?;
+//! cluster.create_topic("orders", 4);
+//! // Hand `cluster.name_servers()` to a producer, or to a child process as NAMESRV_ADDR, and send. Then look:
+//! let sent = cluster.wait_until(Duration::from_millis(1), |cluster| cluster.message_count("orders") == 1);
+//! assert!(!sent, "nobody has sent anything here");
+//! assert!(cluster.messages("orders").is_empty());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # What it does
+//!
+//! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
+//! `SEND_BATCH_MESSAGE`, `HEART_BEAT` and `UNREGISTER_CLIENT`; topics are created by sends, batches are unpacked,
+//! and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
+//! does not know.
+//!
+//! # What it does not do
+//!
+//! - Delayed, timed and half messages are stored like any other, under the topic they were sent to. Requests to end
+//!   a transaction, to reply, and all that consumers and administrators send are unknown to it.
+//! - Each broker is a master without slaves. There is no access control and no TLS.
+//! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
+//! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
+//! - A broker does not close a connection that sends no heartbeat.
+
+// Imports `wire`, `message` and `code` only: what tests the client must not be built from it.
+
+mod broker;
+mod builder;
+mod clients;
+mod connection;
+mod dialect;
+mod events;
+mod message;
+mod name_server;
+mod reply;
+mod send_message;
+mod server;
+mod shared;
+mod store;
+mod topics;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::builder::MockClusterBuilder;
+pub use self::clients::MockClient;
+pub use self::connection::MockConnection;
+pub use self::dialect::ServerVersion;
+pub use self::message::MockMessage;
+
+use self::server::RunningServer;
+use self::shared::Shared;
+use crate::code::RequestCode;
+
+/// A running embedded cluster. Dropping it ends every connection and thread and frees the ports.
+///
+/// ```
+/// use rocketmq_producer::mock::MockCluster;
+///
+/// let cluster = MockCluster::start(1)?;
+/// let address = cluster.broker_address("broker-a").expect("there is one broker");
+/// assert!(address.ip().is_loopback());
+/// drop(cluster);
+/// assert!(std::net::TcpStream::connect(address).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct MockCluster {
+    shared: Arc<Shared>,
+    name_servers: Vec<RunningServer>,
+    brokers: Vec<RunningServer>,
+}
+
+impl MockCluster {
+    /// Starts one name server and `brokers` brokers that speak like 5.5.0, with automatic creation of topics.
+    ///
+    /// # Errors
+    ///
+    /// See [`MockClusterBuilder::start`].
+    pub fn start(brokers: usize) -> io::Result<MockCluster> {
+        MockCluster::builder().brokers(brokers).start()
+    }
+
+    /// Starts from the default settings to change some.
+    pub fn builder() -> MockClusterBuilder {
+        MockClusterBuilder::new()
+    }
+
+    /// The release that the servers behave like.
+    pub fn version(&self) -> ServerVersion {
+        self.shared.version
+    }
+
+    /// The name servers' addresses as producers take them: `127.0.0.1:40001;127.0.0.1:40002`.
+    #[doc(alias = "NAMESRV_ADDR")]
+    pub fn name_servers(&self) -> String {
+        let addresses: Vec<String> = self
+            .name_servers
+            .iter()
+            .map(|server| server.address().to_string())
+            .collect();
+        addresses.join(";")
+    }
+
+    /// Names of the brokers, in alphabetical order.
+    pub fn broker_names(&self) -> Vec<String> {
+        self.shared
+            .brokers
+            .iter()
+            .map(|broker| broker.name.to_string())
+            .collect()
+    }
+
+    /// The address of a broker. `None`: there is no broker of this name.
+    pub fn broker_address(&self, broker_name: &str) -> Option<SocketAddr> {
+        self.shared
+            .brokers
+            .iter()
+            .find(|broker| *broker.name == *broker_name)
+            .map(|broker| broker.address)
+    }
+
+    /// Creates a topic on every broker, readable and writable, or changes the number of its queues. Any name is
+    /// taken, also one that brokers refuse in a send.
+    pub fn create_topic(&self, topic: &str, queues_per_broker: u32) {
+        self.shared.topics.create(topic, queues_per_broker);
+        self.shared.events.happened();
+    }
+
+    /// Deletes a topic with its messages. Unless automatic creation is off, the next send creates it again.
+    pub fn delete_topic(&self, topic: &str) {
+        self.shared.topics.delete(topic);
+        self.shared.store.delete(topic);
+        self.shared.events.happened();
+    }
+
+    /// The messages that the brokers have stored for a topic, in the order in which they came. Elements of a batch
+    /// are messages of their own.
+    pub fn messages(&self, topic: &str) -> Vec<MockMessage> {
+        let records = self.shared.store.records(topic);
+        records
+            .iter()
+            .map(|record| MockMessage::new(&self.shared, topic, record))
+            .collect()
+    }
+
+    /// How many messages the brokers have stored for a topic. Costs nothing, unlike counting [`Self::messages`].
+    pub fn message_count(&self, topic: &str) -> u64 {
+        self.shared.store.count(topic)
+    }
+
+    /// Waits until `condition` holds, and says whether it did within the given time.
+    ///
+    /// The condition is asked at once, and again whenever something has happened to the cluster: a request, a
+    /// connection opened or closed, a topic created or deleted. Nothing is polled.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rocketmq_producer::mock::MockCluster;
+    ///
+    /// let cluster = MockCluster::start(1)?;
+    /// let second = Duration::from_secs(1);
+    /// assert!(cluster.wait_until(second, |cluster| cluster.connections().is_empty()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn wait_until(&self, within: Duration, mut condition: impl FnMut(&MockCluster) -> bool) -> bool {
+        self.shared.events.wait_until(within, || condition(self))
+    }
+
+    /// The clients that are registered at brokers at this moment, by broker.
+    pub fn clients(&self) -> Vec<MockClient> {
+        let name = |index: usize| {
+            self.shared
+                .brokers
+                .get(index)
+                .map(|broker| broker.name.to_string())
+        };
+        self.shared.clients.list(|index| name(index).unwrap_or_default())
+    }
+
+    /// How many heartbeats the brokers have received.
+    pub fn heartbeats(&self) -> u64 {
+        self.shared.clients.heartbeats()
+    }
+
+    /// The connections that are open at this moment, to brokers first.
+    pub fn connections(&self) -> Vec<MockConnection> {
+        self.servers()
+            .flat_map(|running| running.server.list_connections())
+            .collect()
+    }
+
+    /// How many requests with this code all servers together have received: well-formed ones, whether they were
+    /// answered or not, one-way ones included.
+    pub fn requests(&self, code: RequestCode) -> u64 {
+        self.servers()
+            .map(|running| running.server.requests(code.value()))
+            .sum()
+    }
+
+    /// The same for one server: a broker by its name, or a name server as `name-server-1`, `name-server-2`, …
+    pub fn requests_to(&self, server_name: &str, code: RequestCode) -> u64 {
+        let named = self
+            .servers()
+            .filter(|running| running.server.name() == server_name);
+        named.map(|running| running.server.requests(code.value())).sum()
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &RunningServer> {
+        self.brokers.iter().chain(&self.name_servers)
+    }
+}
+
+impl Drop for MockCluster {
+    fn drop(&mut self) {
+        // All are told before the first is waited for.
+        for running in self.servers() {
+            running.begin_stop();
+        }
+        for running in self.brokers.drain(..).chain(self.name_servers.drain(..)) {
+            running.join();
+        }
+    }
+}

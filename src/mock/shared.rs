@@ -1,0 +1,71 @@
+//! What the servers of one embedded cluster have in common. Data only; each part has a lock of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::clients::Clients;
+use super::dialect::ServerVersion;
+use super::events::Events;
+use super::store::Store;
+use super::topics::Topics;
+
+/// The cluster that every broker belongs to, as brokers name it by default.
+pub(super) const CLUSTER_NAME: &str = "DefaultCluster";
+
+/// The region that every broker names by default.
+pub(super) const REGION_ID: &str = "DefaultRegion";
+
+/// A broker as the others know it.
+#[derive(Clone, Debug)]
+pub(super) struct BrokerPlace {
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+}
+
+/// State of the cluster.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) version: ServerVersion,
+    pub(super) max_message_size: usize,
+    /// By broker index.
+    pub(super) brokers: Vec<BrokerPlace>,
+    pub(super) topics: Topics,
+    pub(super) store: Store,
+    pub(super) clients: Clients,
+    pub(super) events: Events,
+    next_queue: AtomicU32,
+    next_unique_key: AtomicU32,
+}
+
+impl Shared {
+    pub(super) fn new(
+        version: ServerVersion,
+        max_message_size: usize,
+        brokers: Vec<BrokerPlace>,
+        topics: Topics,
+        store: Store,
+    ) -> Shared {
+        Shared {
+            version,
+            max_message_size,
+            brokers,
+            topics,
+            store,
+            clients: Clients::default(),
+            events: Events::default(),
+            next_queue: AtomicU32::new(0),
+            next_unique_key: AtomicU32::new(0),
+        }
+    }
+
+    /// Whose turn it is when a broker chooses the queue; wraps.
+    pub(super) fn next_queue(&self) -> u32 {
+        self.next_queue.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells apart the unique keys that brokers make up; wraps.
+    pub(super) fn next_unique_key(&self) -> u32 {
+        self.next_unique_key.fetch_add(1, Ordering::Relaxed)
+    }
+}
