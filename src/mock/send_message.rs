@@ -96,58 +96,19 @@ fn store(
     send: &ReceivedSend<'_>,
     body: &[u8],
 ) -> Result<StoredFields, Reply> {
-    let broker_index = session.origin.broker;
-    let (Some(broker), version) = (shared.brokers.get(broker_index), shared.version) else {
+    let Some(broker) = shared.brokers.get(session.origin.broker) else {
         return Err(Reply::refusal(
             ResponseCode::SYSTEM_ERROR,
             "no such broker",
             ReplyFields::None,
         ));
     };
-    let refuse = |(code, remark): (ResponseCode, String)| Reply::refusal(code, remark, ReplyFields::Region);
-    version.check_topic(&send.topic).map_err(refuse)?;
-    let queues = send.default_topic_queue_nums;
-    let found = shared.topics.find_or_create(
-        broker_index,
-        &send.topic,
-        &send.default_topic,
-        queues,
-        send.unit_mode,
-    );
-    let Some((topic, settings)) = found else {
-        return Err(refuse((
-            ResponseCode::TOPIC_NOT_EXIST,
-            version.no_topic(&send.topic),
-        )));
-    };
-    let queue_id = choose_queue(shared, session, send, settings)?;
-    let too_large = || refuse(version.message_illegal(shared.max_message_size));
-
+    let (topic, queue_id) = check_target(shared, session, send)?;
     let now = now_ms();
-    let (items, unique_key) = if send.batch {
-        (batch_items(version, send, body)?, None)
-    } else {
-        let (properties, unique_key) = stored_properties(shared, broker, &send.properties, now);
-        (
-            vec![OwnedItem {
-                flag: send.flag,
-                body,
-                properties,
-            }],
-            unique_key,
-        )
-    };
-    let longest = items.iter().map(|item| item.properties.len()).max().unwrap_or(0);
-    // 4.7.0 compares the whole record with the limit (`CommitLog`), later releases only the body.
-    let size = match version {
-        ServerVersion::V4_7_0 if !send.batch => Store::record_length(&topic, body.len(), longest),
-        _ => body.len(),
-    };
-    if size > shared.max_message_size || longest > MAX_PROPERTIES_LENGTH {
-        return Err(too_large());
-    }
+    let (owned, transaction_id) = items(shared, broker, send, body, now)?;
+    check_size(shared, send, &topic, body, &owned)?;
     let incoming = Incoming {
-        broker: broker_index,
+        broker: session.origin.broker,
         topic: &topic,
         queue_id,
         sys_flag: send.sys_flag,
@@ -157,25 +118,96 @@ fn store(
         store_timestamp_ms: i64::try_from(now).unwrap_or(i64::MAX),
         producer_group: &session.producer_group,
     };
-    let lent: Vec<Item<'_>> = items.iter().map(OwnedItem::lend).collect();
+    let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
     let place = shared
         .store
-        .put(&incoming, &lent)
-        .map_err(|_full| refuse(version.disk_full()))?;
+        .put(&incoming, &items)
+        .map_err(|_full| refuse(shared.version.disk_full()))?;
     Ok(StoredFields {
-        message_ids: message_ids(broker, &topic, place.physical_offset, &lent),
+        message_ids: message_ids(broker, &topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id: match (version, send.batch) {
-            // 5.5.0 echoes the unique key, of a batch that of its header.
-            (ServerVersion::V5_5_0, false) => unique_key,
-            (ServerVersion::V5_5_0, true) => {
-                let rules = version.reading_rules();
-                properties::find(&send.properties, property::UNIQ_KEY, rules).map(str::to_owned)
-            }
-            (ServerVersion::V4_7_0 | ServerVersion::V4_9_7, _) => None,
-        },
+        transaction_id,
     })
+}
+
+/// A refusal from behind the point where the broker names its region.
+fn refuse((code, remark): (ResponseCode, String)) -> Reply {
+    Reply::refusal(code, remark, ReplyFields::Region)
+}
+
+/// The topic, which may be created now, and the queue.
+fn check_target(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+) -> Result<(Arc<str>, u32), Reply> {
+    shared.version.check_topic(&send.topic).map_err(refuse)?;
+    let found = shared.topics.find_or_create(
+        session.origin.broker,
+        &send.topic,
+        &send.default_topic,
+        send.default_topic_queue_nums,
+        send.unit_mode,
+    );
+    let (topic, settings) = found.ok_or_else(|| {
+        refuse((
+            ResponseCode::TOPIC_NOT_EXIST,
+            shared.version.no_topic(&send.topic),
+        ))
+    })?;
+    let queue_id = choose_queue(shared, session, send, settings)?;
+    Ok((topic, queue_id))
+}
+
+/// The messages of a send as they are to be kept, and the transaction id to answer with: 5.5.0 echoes the unique key,
+/// of a batch that of its header.
+fn items<'a>(
+    shared: &Shared,
+    broker: &BrokerPlace,
+    send: &'a ReceivedSend<'_>,
+    body: &'a [u8],
+    now: u64,
+) -> Result<(Vec<OwnedItem<'a>>, Option<String>), Reply> {
+    let version = shared.version;
+    if send.batch {
+        let unique_key = match version {
+            ServerVersion::V4_7_0 | ServerVersion::V4_9_7 => None,
+            ServerVersion::V5_5_0 => {
+                properties::find(&send.properties, property::UNIQ_KEY, version.reading_rules())
+            }
+        };
+        return Ok((batch_items(version, send, body)?, unique_key.map(str::to_owned)));
+    }
+    let (properties, unique_key) = stored_properties(shared, broker, &send.properties, now);
+    Ok((
+        vec![OwnedItem {
+            flag: send.flag,
+            body,
+            properties,
+        }],
+        unique_key,
+    ))
+}
+
+/// Refuses what is too large: 4.7.0 compares the whole record with the limit (`CommitLog`), later releases only the
+/// body, and all of them a batch's body.
+fn check_size(
+    shared: &Shared,
+    send: &ReceivedSend<'_>,
+    topic: &str,
+    body: &[u8],
+    items: &[OwnedItem<'_>],
+) -> Result<(), Reply> {
+    let longest = items.iter().map(|item| item.properties.len()).max().unwrap_or(0);
+    let size = match shared.version {
+        ServerVersion::V4_7_0 if !send.batch => Store::record_length(topic, body.len(), longest),
+        _ => body.len(),
+    };
+    if size > shared.max_message_size || longest > MAX_PROPERTIES_LENGTH {
+        return Err(refuse(shared.version.message_illegal(shared.max_message_size)));
+    }
+    Ok(())
 }
 
 /// The queue that was asked for, or one of the broker's choice for a negative id.

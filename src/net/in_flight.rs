@@ -147,6 +147,8 @@ impl InFlight {
                 Slot::Ended => return Err(Refusal::Ended),
                 Slot::Taken(_) => {}
                 Slot::Free => {
+                    // Counted before anybody can take it out, so that the count never goes below zero.
+                    self.waiting.fetch_add(1, Ordering::Relaxed);
                     *slot = Slot::Taken(Entry {
                         opaque,
                         waiter: Arc::clone(waiter),
@@ -156,7 +158,6 @@ impl InFlight {
                         until,
                     });
                     drop(slot);
-                    self.waiting.fetch_add(1, Ordering::Relaxed);
                     self.note_alarm(share.min(until));
                     return Ok(opaque);
                 }

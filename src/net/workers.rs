@@ -42,6 +42,8 @@ pub(crate) struct Workers {
     orders: channel::Sender<Order>,
     queue: channel::Receiver<Order>,
     started: AtomicUsize,
+    /// Tasks that were submitted and have not returned.
+    unfinished: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     ended: (channel::Sender<()>, channel::Receiver<()>),
     stopped: AtomicBool,
@@ -57,6 +59,7 @@ impl Workers {
             orders,
             queue,
             started: AtomicUsize::new(0),
+            unfinished: Arc::default(),
             threads: Mutex::new(Vec::new()),
             ended: channel::unbounded(),
             stopped: AtomicBool::new(false),
@@ -75,18 +78,32 @@ impl Workers {
 
     /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
-        if self.stopped.load(Ordering::Acquire) {
-            // Better on the wrong thread than never.
-            run_caught(task, &self.panics);
-            return;
+        // A thread for each unfinished task up to the limit: a closure that blocks holds up no other.
+        let unfinished = self.unfinished.fetch_add(1, Ordering::Relaxed) + 1;
+        self.orders.send(Order::Run(task)).ok();
+        // Looked at after sending: what `stop` has not seen in the queue sees `stop` here.
+        if self.stopped.load(Ordering::SeqCst) {
+            return self.run_what_is_left();
         }
-        let all_busy = !self.queue.is_empty();
-        drop(self.orders.send(Order::Run(task)));
         let started = self.started.load(Ordering::Acquire);
-        if started < self.limit && (started == 0 || all_busy) {
+        if started < self.limit && started < unfinished {
             if let Err(error) = self.start_one() {
                 log::warn!("cannot start another thread for callbacks ({started} run): {error}");
             }
+        }
+    }
+
+    /// The workers may have ended: better on the wrong thread than never.
+    fn run_what_is_left(&self) {
+        let mut stops = 0;
+        while let Ok(order) = self.queue.try_recv() {
+            match order {
+                Order::Run(task) => run_caught(task, &self.panics, &self.unfinished),
+                Order::Stop => stops += 1,
+            }
+        }
+        for _ in 0..stops {
+            self.orders.send(Order::Stop).ok();
         }
     }
 
@@ -98,7 +115,7 @@ impl Workers {
     /// Lets the workers finish what is queued and end, and waits for them until then. A worker that is the caller, or
     /// whose closure does not return, is left to end by itself.
     pub(crate) fn stop(&self, until: Instant) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::SeqCst);
         let threads = std::mem::take(&mut *self.threads.lock());
         for _ in &threads {
             drop(self.orders.send(Order::Stop));
@@ -124,16 +141,17 @@ impl Workers {
     fn start_one(&self) -> io::Result<()> {
         let mut threads = self.threads.lock();
         let number = threads.len();
-        if number >= self.limit || self.stopped.load(Ordering::Acquire) {
+        if number >= self.limit || self.stopped.load(Ordering::SeqCst) {
             return Ok(());
         }
         let queue = self.queue.clone();
         let ended = self.ended.0.clone();
         let panics = Arc::clone(&self.panics);
+        let unfinished = Arc::clone(&self.unfinished);
         let run = move || {
             IS_WORKER.with(|is_worker| is_worker.set(true));
             while let Ok(Order::Run(task)) = queue.recv() {
-                run_caught(task, &panics);
+                run_caught(task, &panics, &unfinished);
             }
             // Nobody counts any more if the pool was left behind.
             ended.send(()).ok();
@@ -147,11 +165,12 @@ impl Workers {
     }
 }
 
-fn run_caught(task: Arc<dyn Task>, panics: &AtomicU64) {
+fn run_caught(task: Arc<dyn Task>, panics: &AtomicU64, unfinished: &AtomicUsize) {
     if catch_unwind(AssertUnwindSafe(|| task.run())).is_err() {
         panics.fetch_add(1, Ordering::Relaxed);
         log::error!("a send callback panicked; the other callbacks are not affected");
     }
+    unfinished.fetch_sub(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -193,5 +212,44 @@ mod tests {
         workers.stop(began + Duration::from_millis(50));
         assert!(began.elapsed() < Duration::from_secs(5));
         drop(release);
+    }
+
+    #[test]
+    fn a_task_that_blocks_holds_up_no_other_while_threads_are_left() {
+        let workers = Workers::new(2);
+        let (release, blocked) = channel::bounded::<()>(0);
+        let (sender, receiver) = channel::unbounded();
+        workers.submit(Arc::new(Call(move || {
+            blocked.recv().ok();
+        })));
+        workers.submit(Arc::new(Call(move || sender.send(()).unwrap())));
+        receiver
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the second thread runs it");
+        drop(release);
+        workers.stop(Instant::now() + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_task_that_is_submitted_while_the_pool_stops_is_run() {
+        for _ in 0..300 {
+            let workers = Workers::new(1);
+            workers.ensure_one().unwrap();
+            let (sender, receiver) = channel::unbounded();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let sender = sender.clone();
+                        workers.submit(Arc::new(Call(move || sender.send(()).unwrap())));
+                    }
+                });
+                scope.spawn(|| workers.stop(Instant::now() + Duration::from_secs(10)));
+            });
+            for _ in 0..20 {
+                receiver
+                    .recv_timeout(Duration::from_secs(10))
+                    .expect("no task is lost");
+            }
+        }
     }
 }

@@ -218,7 +218,7 @@ impl AsyncSend {
                 self.state.lock().route = Some(route);
                 self.drive();
             }
-            Err(error) => self.finish_with(Err(error)),
+            Err(error) => self.finish_without_attempt(error),
         }
     }
 
@@ -255,7 +255,10 @@ impl AsyncSend {
 
     fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, share: Instant) {
         let parked = Parked::ForConnection { number };
-        self.park(parked, share);
+        if !self.park(parked, share) {
+            self.failed(number, self.not_connected(number));
+            return self.drive();
+        }
         let (send, to) = (Arc::clone(self), to.clone());
         let address = Arc::clone(&to.broker.address);
         let then = move |ready: Result<Arc<Connection>, Error>| {
@@ -278,7 +281,15 @@ impl AsyncSend {
         share: Instant,
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
-        let until = self.state.lock().plan.deadline().at();
+        let state = self.state.lock();
+        let deadline = *state.plan.deadline();
+        let is_done = state.plan.is_done();
+        drop(state);
+        if is_done {
+            // Another attempt's answer came meanwhile: a further copy is not wanted.
+            return Err(connection.timeout(Written::Nothing, deadline.waited()));
+        }
+        let until = deadline.at();
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
         let waiting = attempt::waiting(&waiter, number, Some(Alarm { share, until }));
         let opaque = attempt::send(
@@ -290,23 +301,33 @@ impl AsyncSend {
             connection.immediately(),
         )?;
         let mut state = self.state.lock();
-        let too_late = state.finished;
-        state.open.push(Open {
-            number,
-            connection: Arc::clone(connection),
-            opaque,
-        });
-        drop(state);
-        if too_late {
-            // Its outcome came while it was being registered here, or another attempt's did.
-            connection.cancel(opaque);
+        if !state.plan.is_open(number) {
+            // Its outcome came before this thread did.
+            return Ok(());
         }
-        Ok(())
+        if !state.plan.is_done() {
+            state.open.push(Open {
+                number,
+                connection: Arc::clone(connection),
+                opaque,
+            });
+            return Ok(());
+        }
+        drop(state);
+        match connection.cancel(opaque) {
+            Cancelled::Waiting(written) => Err(connection.timeout(written, deadline.waited())),
+            Cancelled::TooLate => Ok(()),
+        }
     }
 
-    /// Parks the send until whoever it waits for calls, or until then.
-    fn park(self: &Arc<Self>, what: Parked, until: Instant) {
-        self.state.lock().parked = Some((what, None));
+    /// Parks the send until whoever it waits for calls, or until then. False if there is nothing to wait for any more.
+    fn park(self: &Arc<Self>, what: Parked, until: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.plan.is_done() {
+            return false;
+        }
+        state.parked = Some((what, None));
+        drop(state);
         let send = Arc::clone(self);
         let key = self
             .shared
@@ -320,6 +341,7 @@ impl AsyncSend {
                 self.shared.timer.cancel(key);
             }
         }
+        true
     }
 
     /// True if the send was parked for this, and is not any more.
@@ -337,38 +359,40 @@ impl AsyncSend {
         if !self.unpark(what) {
             return;
         }
-        if Instant::now() < until {
-            // The timer calls early only when it is stopped.
-            return self.finish_with(Err(Error::ShutDown));
-        }
-        let state = self.state.lock();
-        let waited = state.plan.deadline().waited();
-        let destination = |number| {
-            state
-                .plan
-                .destination(number)
-                .map(|to| Arc::clone(&to.broker.address))
-        };
-        let address = match what {
-            Parked::ForRoute => None,
-            Parked::ForConnection { number } => destination(number).map(|address| (number, address)),
-        };
-        drop(state);
-        match address {
-            None => self.finish_with(Err(self.shared.routes.late(self.topic(), waited))),
-            Some((number, target)) => {
-                let written = Written::Nothing;
-                self.failed(
-                    number,
-                    Error::Timeout {
-                        phase: Phase::Connect,
-                        target,
-                        waited,
-                        written,
-                    },
-                );
+        // The timer calls early only when it is stopped.
+        let is_stopped = Instant::now() < until;
+        match what {
+            Parked::ForRoute => {
+                let waited = self.state.lock().plan.deadline().waited();
+                let error = if is_stopped {
+                    Error::ShutDown
+                } else {
+                    self.shared.routes.late(self.topic(), waited)
+                };
+                self.finish_without_attempt(error);
+            }
+            // An earlier attempt may be open, or may be stored: the plan knows.
+            Parked::ForConnection { number } => {
+                let error = if is_stopped {
+                    Error::ShutDown
+                } else {
+                    self.not_connected(number)
+                };
+                self.failed(number, error);
                 self.drive();
             }
+        }
+    }
+
+    /// What becomes of an attempt that waited for its connection in vain.
+    fn not_connected(&self, number: u32) -> Error {
+        let state = self.state.lock();
+        let to = state.plan.destination(number);
+        Error::Timeout {
+            phase: Phase::Connect,
+            target: to.map_or_else(|| Arc::clone(self.topic()), |to| Arc::clone(&to.broker.address)),
+            waited: state.plan.deadline().waited(),
+            written: Written::Nothing,
         }
     }
 
@@ -384,41 +408,64 @@ impl AsyncSend {
         state.plan.failed(number, Instant::now(), error);
     }
 
+    /// The plan is at its end: gives up what is open, and closes the account when every attempt is in it. Several threads
+    /// may be here at once; whoever closes the last attempt finishes the send.
     fn finish(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.finished {
             return;
         }
         let open = std::mem::take(&mut state.open);
+        let parked = state.parked.take();
         drop(state);
+        if let Some((what, key)) = parked {
+            if let Some(key) = key {
+                self.shared.timer.cancel(key);
+            }
+            if let Parked::ForConnection { number } = what {
+                self.failed(number, self.not_connected(number));
+            }
+        }
         for open in open {
             if let Cancelled::Waiting(written) = open.connection.cancel(open.opaque) {
                 let mut state = self.state.lock();
                 let waited = state.plan.deadline().waited();
-                state.plan.failed(
-                    open.number,
-                    Instant::now(),
-                    open.connection.timeout(written, waited),
-                );
+                let error = open.connection.timeout(written, waited);
+                state.plan.failed(open.number, Instant::now(), error);
             }
         }
-        let outcome = self.state.lock().plan.finish(Instant::now());
-        self.finish_with(outcome);
-    }
-
-    fn finish_with(self: &Arc<Self>, outcome: Result<SendResult, Error>) {
         let mut state = self.state.lock();
-        if std::mem::replace(&mut state.finished, true) {
+        if state.finished || state.plan.has_open() {
+            // Another thread has the outcome of an attempt in its hands, or is just beginning one. It comes here next.
             return;
         }
-        state.outcome = Some(outcome);
-        let parked = state.parked.take();
+        let outcome = state.plan.finish(Instant::now());
+        state.hand_out(outcome);
         drop(state);
-        if let Some((_, Some(key))) = parked {
-            self.shared.timer.cancel(key);
+        self.run_closure();
+    }
+
+    fn finish_without_attempt(self: &Arc<Self>, error: Error) {
+        let mut state = self.state.lock();
+        if state.finished {
+            return;
         }
+        state.hand_out(Err(error));
+        drop(state);
+        self.run_closure();
+    }
+
+    fn run_closure(self: &Arc<Self>) {
         let task: Arc<dyn Task> = Arc::<Self>::clone(self);
         self.shared.workers.submit(task);
+    }
+}
+
+impl State {
+    /// The one outcome of the send: from here on nothing that comes counts.
+    fn hand_out(&mut self, outcome: Result<SendResult, Error>) {
+        self.finished = true;
+        self.outcome = Some(outcome);
     }
 }
 

@@ -75,8 +75,9 @@ pub(super) struct SendPlan {
     topic: Arc<str>,
     deadline: Deadline,
     records: Vec<Record>,
-    /// A message that is stored, but not as safely as it should be, while another broker is tried.
-    stored: Option<SendResult>,
+    /// The best answer that says stored, and the attempt that it is the answer of. While another broker is tried it is one
+    /// that is stored less safely than it should be.
+    stored: Option<(usize, SendResult)>,
     /// Why no further attempt is made.
     stop: Option<&'static str>,
     done: bool,
@@ -116,13 +117,9 @@ impl SendPlan {
             return Step::Wait { until: record.share };
         }
         if let Some(to) = self.choose(now, route, aimed) {
-            return self.begin(now, route, to);
+            return self.begin(now, route, to, aimed.is_some());
         }
-        if self
-            .records
-            .iter()
-            .any(|record| matches!(record.state, RecordState::Overdue))
-        {
+        if self.has_open() {
             return Step::Wait {
                 until: self.deadline.at(),
             };
@@ -131,22 +128,14 @@ impl SendPlan {
     }
 
     /// The attempt was answered: the message is stored.
-    pub(super) fn stored(&mut self, number: u32, mut result: SendResult, is_ok: bool) {
-        let attempts = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+    pub(super) fn stored(&mut self, number: u32, result: SendResult, is_ok: bool) {
         let index = position(number);
-        let others_open = self
-            .records
-            .iter()
-            .enumerate()
-            .any(|(other, record)| other != index && record.may_be_stored());
-        result.attempts = attempts;
-        result.may_be_duplicated = others_open;
         if let Some(record) = self.records.get_mut(index) {
             record.state = RecordState::Stored;
         }
         self.done = is_ok || !self.rules.retry_another_broker_when_not_store_ok || self.done;
         if is_ok || self.stored.is_none() {
-            self.stored = Some(result);
+            self.stored = Some((index, result));
         }
     }
 
@@ -158,7 +147,7 @@ impl SendPlan {
         let Some(record) = self.records.get_mut(position(number)) else {
             return;
         };
-        if matches!(record.state, RecordState::Awaited | RecordState::Overdue) {
+        if record.is_open() {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
         }
@@ -182,42 +171,50 @@ impl SendPlan {
         u32::try_from(index).ok()
     }
 
+    /// Whether the attempt has neither an answer nor failed.
+    pub(super) fn is_open(&self, number: u32) -> bool {
+        self.records.get(position(number)).is_some_and(Record::is_open)
+    }
+
+    /// Whether any attempt has neither an answer nor failed.
+    pub(super) fn has_open(&self) -> bool {
+        self.records.iter().any(Record::is_open)
+    }
+
+    /// Whether nothing will change any more what [`Self::next`] says.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// The queue and broker of an attempt.
     pub(super) fn destination(&self, number: u32) -> Option<&Destination> {
         self.records.get(position(number)).map(|record| &record.to)
     }
 
-    /// The outcome. Whatever was open has been given up and reported as failed before.
+    /// The outcome. Whatever was open has been given up and reported as failed before; an attempt of which that is not
+    /// known counts as one that may be stored.
     pub(super) fn finish(&mut self, now: Instant) -> Result<SendResult, Error> {
         self.done = true;
-        if let Some(stored) = self.stored.take() {
-            return Ok(stored);
+        let records = std::mem::take(&mut self.records);
+        if let Some((index, stored)) = self.stored.take() {
+            let mut others = records.iter().enumerate().filter(|(other, _)| *other != index);
+            return Ok(SendResult {
+                attempts: u32::try_from(records.len()).unwrap_or(u32::MAX),
+                may_be_duplicated: others.any(|(_, record)| record.may_be_stored()),
+                ..stored
+            });
         }
-        let began = self.deadline.began();
-        let line = |record: Record| match record.state {
-            RecordState::Failed { took, error } => Some(Attempt::new(
-                Arc::clone(&record.to.broker.name),
-                record.to.queue.queue_id(),
-                took,
-                error,
-            )),
-            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => None,
-        };
-        let attempts: Vec<_> = std::mem::take(&mut self.records)
-            .into_iter()
-            .filter_map(line)
-            .collect();
-        if attempts.is_empty() {
-            let (target, waited) = (Arc::clone(&self.topic), now.saturating_duration_since(began));
+        let elapsed = now.saturating_duration_since(self.deadline.began());
+        if records.is_empty() {
             return Err(Error::Timeout {
                 phase: Phase::Route,
-                target,
-                waited,
+                target: Arc::clone(&self.topic),
+                waited: elapsed,
                 written: Written::Nothing,
             });
         }
+        let attempts = records.into_iter().map(|record| record.account(now)).collect();
         let reason = self.stop.unwrap_or("no attempt is left");
-        let elapsed = now.saturating_duration_since(began);
         Err(Error::Failed(Box::new(FailedSend::new(
             Arc::clone(&self.topic),
             elapsed,
@@ -254,11 +251,11 @@ impl SendPlan {
         choose::in_turn(route, |broker| avoid(&broker.name)).cloned()
     }
 
-    fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination) -> Step {
+    fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {
         let begun = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         let attempts_left = self.rules.attempts.saturating_sub(begun).max(1);
         let is_other = |name: &Arc<str>| **name != *to.broker.name && !self.has_tried(name);
-        let another = route.brokers.iter().any(|broker| is_other(&broker.name));
+        let another = !is_aimed && route.brokers.iter().any(|broker| is_other(&broker.name));
         let remaining = self.deadline.remaining(now);
         let share = if another {
             now + remaining / attempts_left
@@ -306,6 +303,29 @@ impl SendPlan {
 }
 
 impl Record {
+    fn is_open(&self) -> bool {
+        matches!(self.state, RecordState::Awaited | RecordState::Overdue)
+    }
+
+    /// The line of this attempt in the account of a failed send.
+    fn account(self, now: Instant) -> Attempt {
+        let (took, error) = match self.state {
+            RecordState::Failed { took, error } => (took, error),
+            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => {
+                let waited = now.saturating_duration_since(self.began);
+                let error = Error::Timeout {
+                    phase: Phase::Reply,
+                    target: Arc::clone(&self.to.broker.address),
+                    waited,
+                    written: Written::All,
+                };
+                (waited, error)
+            }
+        };
+        let queue_id = self.to.queue.queue_id();
+        Attempt::new(Arc::clone(&self.to.broker.name), queue_id, took, error)
+    }
+
     /// Whether this attempt may have left a copy behind.
     fn may_be_stored(&self) -> bool {
         match &self.state {
