@@ -40,8 +40,8 @@ pub(crate) struct ConnectionSettings {
     pub(crate) serialization: Serialization,
     /// Requests that may wait for their reply at once.
     pub(crate) in_flight_limit: usize,
-    /// A connection that has received nothing for so long after a request is given up: its peer may be gone without a
-    /// word.
+    /// A connection that has received nothing for so long after a request, or only part of a frame, is given up: its peer
+    /// may be gone without a word.
     pub(crate) half_open_after: Duration,
 }
 
@@ -108,6 +108,8 @@ pub(crate) struct Connection {
     cause: OnceLock<EndCause>,
     /// Microseconds since `epoch` when a byte came last.
     received: AtomicU64,
+    /// Microseconds since `epoch` when the frame began whose rest has not come, `u64::MAX` if there is none.
+    frame_began: AtomicU64,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -142,6 +144,7 @@ impl Connection {
             events,
             cause: OnceLock::new(),
             received: AtomicU64::new(0),
+            frame_began: AtomicU64::new(u64::MAX),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -424,16 +427,23 @@ impl Connection {
             let elapsed = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.received.store(elapsed, Ordering::Relaxed);
             buffer.filled(count);
+            let mut is_new = self.frame_began.load(Ordering::Relaxed) == u64::MAX;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
+                        is_new = true;
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
+            }
+            if !buffer.is_within_frame() {
+                self.frame_began.store(u64::MAX, Ordering::Relaxed);
+            } else if is_new {
+                self.frame_began.store(elapsed, Ordering::Relaxed);
             }
         }
     }
@@ -504,22 +514,44 @@ impl Connection {
     }
 
     /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came since it
-    /// was written, the connection is given up, and the next send gets a new one.
+    /// was written, or the rest of a frame does not come, the connection is given up, and the next send gets a new one.
     fn suspect(&self, entry: &Entry, written: Written) {
         let now = Moment::new(self.epoch, Instant::now());
         let waited = entry.registered.until(now);
-        let heard = self.received.load(Ordering::Relaxed);
-        let heard_since = Moment::from_micros(heard) >= entry.registered;
-        if written == Written::All
-            && waited >= self.settings.half_open_after
-            && !heard_since
-            && self.is_live()
-        {
-            let reason = format!("no byte came for {waited:.1?} after a request, so the peer may be gone");
-            self.end(
-                EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason))),
-                false,
-            );
+        let patience = self.settings.half_open_after;
+        if written != Written::All || waited < patience {
+            return;
+        }
+        let within_frame = Moment::from_micros(self.frame_began.load(Ordering::Relaxed)).until(now);
+        if !self.has_heard_since(entry.registered) {
+            self.give_up(format!(
+                "no byte came for {waited:.1?} after a request, so the peer may be gone"
+            ));
+        } else if within_frame >= patience {
+            self.give_up(format!(
+                "the rest of an answer has not come for {within_frame:.1?}"
+            ));
+        }
+    }
+
+    /// Gives the connection up if not one byte has come since then.
+    pub(crate) fn give_up_if_silent(&self, since: Instant) {
+        if !self.has_heard_since(Moment::new(self.epoch, since)) {
+            let waited = since.elapsed();
+            self.give_up(format!(
+                "no byte came for {waited:.1?} after a request, so the peer may be gone"
+            ));
+        }
+    }
+
+    fn has_heard_since(&self, since: Moment) -> bool {
+        Moment::from_micros(self.received.load(Ordering::Relaxed)) >= since
+    }
+
+    fn give_up(&self, reason: String) {
+        if self.is_live() {
+            let error = io::Error::new(io::ErrorKind::TimedOut, reason);
+            self.end(EndCause::Io(Arc::new(error)), false);
         }
     }
 

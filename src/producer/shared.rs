@@ -16,7 +16,7 @@ use crate::{
         name_servers::NameServers,
         routes::{Routes, TemplateTopic},
     },
-    config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
+    config::{BLOCKING_IN_FLIGHT, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::Error,
     message::names::TEMPLATE_TOPIC,
     net::{
@@ -89,6 +89,7 @@ impl Shared {
         let intervals = Intervals {
             route_refresh: config.route_refresh_interval,
             heartbeat: config.heartbeat_interval,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
         };
         let housekeeping = Housekeeping::start(
             identity,
@@ -182,6 +183,8 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
             HeaderSerialization::Binary => Serialization::Binary,
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
-        half_open_after: config.send_timeout,
+        // A little less than the time of a send, which does not wait for its answer all that long: before it come the
+        // route and the connection.
+        half_open_after: config.send_timeout - config.send_timeout / 8,
     }
 }
