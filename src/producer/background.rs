@@ -28,7 +28,7 @@ use crate::{
     net::{
         connection::{Alarm, Cancelled, Connection, Manner},
         deadline::Deadline,
-        sync::Mutex,
+        sync::{Mutex, MutexGuard},
         timer::TimerKey,
         waiter::{Outcome, Waiter},
         workers::Task,
@@ -337,36 +337,33 @@ impl AsyncSend {
         if !self.unpark(what) {
             return;
         }
-        if Instant::now() < until {
-            // The timer calls early only when it is stopped.
-            return self.finish_with(Err(Error::ShutDown));
-        }
+        // The timer calls early only when it is stopped.
+        let is_shut_down = Instant::now() < until;
         let state = self.state.lock();
         let waited = state.plan.deadline().waited();
-        let destination = |number| {
-            state
-                .plan
-                .destination(number)
-                .map(|to| Arc::clone(&to.broker.address))
-        };
         let address = match what {
             Parked::ForRoute => None,
-            Parked::ForConnection { number } => destination(number).map(|address| (number, address)),
+            Parked::ForConnection { number } => state
+                .plan
+                .destination(number)
+                .map(|to| (number, Arc::clone(&to.broker.address))),
         };
         drop(state);
         match address {
+            None if is_shut_down => self.finish_with(Err(Error::ShutDown)),
             None => self.finish_with(Err(self.shared.routes.late(self.topic(), waited))),
             Some((number, target)) => {
-                let written = Written::Nothing;
-                self.failed(
-                    number,
+                let error = if is_shut_down {
+                    Error::ShutDown
+                } else {
                     Error::Timeout {
                         phase: Phase::Connect,
                         target,
                         waited,
-                        written,
-                    },
-                );
+                        written: Written::Nothing,
+                    }
+                };
+                self.failed(number, error);
                 self.drive();
             }
         }
@@ -402,15 +399,26 @@ impl AsyncSend {
                 );
             }
         }
-        let outcome = self.state.lock().plan.finish(Instant::now());
-        self.finish_with(outcome);
+        let mut state = self.state.lock();
+        if state.finished || state.plan.is_open() {
+            // Finished by whoever else came here; or an attempt was taken out of its table before it could be cancelled,
+            // and whoever has it reports it and comes here after that.
+            return;
+        }
+        let outcome = state.plan.finish(Instant::now());
+        self.end(state, outcome);
     }
 
     fn finish_with(self: &Arc<Self>, outcome: Result<SendResult, Error>) {
-        let mut state = self.state.lock();
-        if std::mem::replace(&mut state.finished, true) {
-            return;
+        let state = self.state.lock();
+        if !state.finished {
+            self.end(state, outcome);
         }
+    }
+
+    /// Hands the outcome to a worker. The lock has been held since `finished` was looked at, and for what the plan said.
+    fn end(self: &Arc<Self>, mut state: MutexGuard<'_, State>, outcome: Result<SendResult, Error>) {
+        state.finished = true;
         state.outcome = Some(outcome);
         let parked = state.parked.take();
         drop(state);

@@ -187,21 +187,37 @@ impl SendPlan {
         self.records.get(position(number)).map(|record| &record.to)
     }
 
-    /// The outcome. Whatever was open has been given up and reported as failed before.
+    /// Whether the outcome still depends on an attempt that has no verdict.
+    pub(super) fn is_open(&self) -> bool {
+        let has_no_verdict =
+            |record: &Record| matches!(record.state, RecordState::Awaited | RecordState::Overdue);
+        self.stored.is_none() && self.records.iter().any(has_no_verdict)
+    }
+
+    /// The outcome, once. An attempt that has no verdict even now may have stored the message.
     pub(super) fn finish(&mut self, now: Instant) -> Result<SendResult, Error> {
         self.done = true;
         if let Some(stored) = self.stored.take() {
             return Ok(stored);
         }
         let began = self.deadline.began();
-        let line = |record: Record| match record.state {
-            RecordState::Failed { took, error } => Some(Attempt::new(
-                Arc::clone(&record.to.broker.name),
-                record.to.queue.queue_id(),
-                took,
-                error,
-            )),
-            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => None,
+        let line = |record: Record| {
+            let (took, error) = match record.state {
+                RecordState::Failed { took, error } => (took, error),
+                RecordState::Awaited | RecordState::Overdue => {
+                    let waited = now.saturating_duration_since(record.began);
+                    let error = Error::Timeout {
+                        phase: Phase::Reply,
+                        target: Arc::clone(&record.to.broker.address),
+                        waited,
+                        written: Written::All,
+                    };
+                    (waited, error)
+                }
+                RecordState::Stored => return None,
+            };
+            let broker_name = Arc::clone(&record.to.broker.name);
+            Some(Attempt::new(broker_name, record.to.queue.queue_id(), took, error))
         };
         let attempts: Vec<_> = std::mem::take(&mut self.records)
             .into_iter()
