@@ -529,7 +529,9 @@ fn a_flood_of_requests_from_the_broker_harms_no_send() {
 fn an_answer_in_single_bytes_is_read_like_any_other() {
     within(PATIENCE, || {
         let stage = Stage::new(|request, peer| {
-            stored(request, 1).iter().for_each(|byte| peer.write(&[*byte]));
+            for byte in stored(request, 1) {
+                peer.write(&[byte]);
+            }
         });
         let producer = stage.builder().start().unwrap();
         for _ in 0..10 {
