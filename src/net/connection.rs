@@ -95,7 +95,7 @@ pub(crate) struct Connection {
     outgoing: Outgoing,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
-    /// When the first request was taken in since a byte came last.
+    /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
     unheard_since: AtomicMoment,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
@@ -425,18 +425,27 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
-            self.unheard_since.set(Moment::NEVER);
             buffer.filled(count);
+            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
+                        has_heard = true;
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
+            }
+            // Half an answer is none: its rest may never come.
+            if has_heard {
+                self.unheard_since.set(Moment::NEVER);
+            }
+            if buffer.is_within_frame() {
+                self.unheard_since
+                    .set_if_never(Moment::new(self.epoch, Instant::now()));
             }
         }
     }
@@ -511,9 +520,14 @@ impl Connection {
     /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
     /// the writer's business.
     fn suspect(&self) {
+        self.give_up_if_silent(self.settings.half_open_after);
+    }
+
+    /// Gives the connection up if no frame has come for so long although something was asked.
+    pub(crate) fn give_up_if_silent(&self, patience: Duration) {
         let now = Moment::new(self.epoch, Instant::now());
         let silent = self.unheard_since.get().until(now);
-        if silent >= self.settings.half_open_after && self.is_live() && !self.outgoing.is_stalled() {
+        if silent >= patience && self.is_live() && !self.outgoing.is_stalled() {
             let reason = format!("no byte came for {silent:.1?} after a request, so the peer may be gone");
             let source = io::Error::new(io::ErrorKind::TimedOut, reason);
             self.end(EndCause::Io(Arc::new(source)), false);

@@ -16,7 +16,7 @@ use crate::{
         name_servers::NameServers,
         routes::{Routes, TemplateTopic},
     },
-    config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
+    config::{BLOCKING_IN_FLIGHT, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::Error,
     message::names::TEMPLATE_TOPIC,
     net::{
@@ -90,6 +90,7 @@ impl Shared {
         let intervals = Intervals {
             route_refresh: config.route_refresh_interval,
             heartbeat: config.heartbeat_interval,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
         };
         let housekeeping = Housekeeping::start(
             identity,
