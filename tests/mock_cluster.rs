@@ -132,10 +132,7 @@ fn requests_written_before_the_client_left_are_carried_out() {
         assert_eq!(client.stream.peek(&mut [0; 1]).unwrap(), 1);
         client.write(&send.repeat(149));
         drop(client);
-        assert!(
-            cluster.wait_until(PATIENCE, |cluster| cluster.message_count("orders")
-                == round * 150)
-        );
+        assert!(cluster.wait_until(PATIENCE, |cluster| cluster.message_count("orders") == round * 150));
         assert!(cluster.wait_until(PATIENCE, |cluster| cluster.connections().is_empty()));
     }
 }
