@@ -216,7 +216,8 @@ impl FrameBuffer {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Room to add: as much again as has arrived, but not beyond the end of the frame that has begun.
+    /// Room to add: as much again as has arrived, but not beyond the end of the frame that has begun; and one read
+    /// more, so that the frame's last bytes never make the buffer grow again.
     fn growth(&self, waiting: usize) -> usize {
         let front = self
             .bytes
@@ -225,7 +226,8 @@ impl FrameBuffer {
         let frame = front.map_or(0, |length| {
             usize_of(u32::from_be_bytes(*length)).saturating_add(LENGTH_FIELD_BYTES)
         });
-        waiting.min(frame.saturating_sub(waiting)).max(MIN_RECEIVE_SPACE)
+        let missing = frame.checked_sub(waiting).unwrap_or(waiting);
+        waiting.min(missing) + MIN_RECEIVE_SPACE
     }
 
     /// Goes over to memory of `size` bytes, which is enough for those waiting.

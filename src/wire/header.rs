@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::frame::{self, Serialization};
+use super::json_text::JsonText;
 use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
 use super::{WireError, header_binary, header_json};
 
@@ -125,47 +126,130 @@ pub(crate) fn parse_boolean(text: &str) -> bool {
     text.eq_ignore_ascii_case("true")
 }
 
+/// So many fields are kept apart while a header is checked; a broker's reply to a send has at most seven.
+const KEPT_FIELDS: usize = 8;
+
 /// The fields of a header (`extFields`) as they were received, checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fields<'a> {
-    /// The JSON object, with its braces; empty for none.
-    Json(&'a str),
-    /// The repeated names and values of the binary header.
-    Binary(&'a [u8]),
+///
+/// The first ones are kept apart, so that the fields of a reply are looked for only once. The others stay in the
+/// received bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields<'a> {
+    serialization: Serialization,
+    // Of JSON, the raw text of `JsonText`.
+    kept: [(&'a str, &'a str); KEPT_FIELDS],
+    count: usize,
+    // What follows the kept ones.
+    rest: Option<FieldReader<'a>>,
 }
 
-impl<'a> Fields<'a> {
-    /// All fields in the order of the wire, fields with the same name included.
-    pub(crate) fn iter(&self) -> FieldIterator<'a> {
-        match *self {
-            Fields::Json(object) => FieldIterator::Json(header_json::FieldReader::new(object)),
-            Fields::Binary(bytes) => FieldIterator::Binary(header_binary::FieldReader::new(bytes)),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.iter()
-            .filter(|(key, _)| key == name)
-            .last()
-            .map(|(_, value)| value)
-    }
-}
-
-/// Iterates over the fields of a header: name and value, borrowed unless JSON escapes had to be resolved.
-#[derive(Debug)]
-pub(crate) enum FieldIterator<'a> {
+/// Reads fields from bytes that have been checked.
+#[derive(Clone, Debug)]
+pub(crate) enum FieldReader<'a> {
     Json(header_json::FieldReader<'a>),
     Binary(header_binary::FieldReader<'a>),
 }
 
-impl<'a> Iterator for FieldIterator<'a> {
-    type Item = (Cow<'a, str>, Cow<'a, str>);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> FieldReader<'a> {
+    /// The next name and value, of JSON as raw text.
+    fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
         match self {
-            FieldIterator::Json(reader) => reader.next(),
-            FieldIterator::Binary(reader) => reader.next(),
+            FieldReader::Json(reader) => reader.next_raw(),
+            FieldReader::Binary(reader) => reader.next_raw(),
         }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// No fields yet.
+    #[inline]
+    pub(super) fn new(serialization: Serialization) -> Self {
+        Self {
+            serialization,
+            kept: [("", ""); KEPT_FIELDS],
+            count: 0,
+            rest: None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+        self.rest = None;
+    }
+
+    /// Adds a field while a header is checked; for JSON as raw text. The first that finds no room asks for a reader
+    /// that gives it and all after it.
+    #[inline]
+    pub(super) fn add(&mut self, name: &'a str, value: &'a str, reader: impl FnOnce() -> FieldReader<'a>) {
+        match self.kept.get_mut(self.count) {
+            Some(slot) => {
+                *slot = (name, value);
+                self.count += 1;
+            }
+            None if self.rest.is_none() => self.rest = Some(reader()),
+            None => {}
+        }
+    }
+
+    fn raw(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let kept = self.kept.into_iter().take(self.count);
+        let mut rest = self.rest.clone();
+        kept.chain(std::iter::from_fn(move || rest.as_mut()?.next_raw()))
+    }
+
+    /// Whether raw text has escapes to resolve.
+    #[inline]
+    fn is_escaped(&self, raw: &str) -> bool {
+        self.serialization == Serialization::Json && JsonText::of_raw(raw).is_escaped()
+    }
+
+    fn text(&self, raw: &'a str) -> Cow<'a, str> {
+        if self.is_escaped(raw) {
+            JsonText::of_raw(raw).text()
+        } else {
+            Cow::Borrowed(raw)
+        }
+    }
+
+    /// All fields in the order of the wire, fields with the same name included. Text is borrowed unless JSON escapes
+    /// have to be resolved.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        self.raw()
+            .map(|(name, value)| (self.text(name), self.text(value)))
+    }
+
+    /// Hands every field to `visit`, in the same order: the way for replies, which are many.
+    #[inline]
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, &str)) {
+        let mut visit_raw = |name: &'a str, value: &'a str| {
+            if self.is_escaped(name) || self.is_escaped(value) {
+                visit(&self.text(name), &self.text(value));
+            } else {
+                visit(name, value);
+            }
+        };
+        for (name, value) in self.kept.iter().take(self.count) {
+            visit_raw(name, value);
+        }
+        if let Some(mut rest) = self.rest.clone() {
+            while let Some((name, value)) = rest.next_raw() {
+                visit_raw(name, value);
+            }
+        }
+    }
+
+    /// The value of the last field with this name.
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        let is_wanted = |raw: &'a str| {
+            if self.is_escaped(raw) {
+                self.text(raw) == name
+            } else {
+                raw == name
+            }
+        };
+        let found = self.raw().filter(|(key, _)| is_wanted(key)).last();
+        found.map(|(_, value)| self.text(value))
     }
 }
 

@@ -7,91 +7,82 @@
 use std::borrow::Cow;
 
 use super::WireError;
-use super::header::{Envelope, Fields, Header, Language};
-use super::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
+use super::frame::Serialization;
+use super::header::{self, Envelope, Fields, Header, Language};
+use super::limits::{
+    MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_HEADER_BYTES, MAX_REMARK_BYTES,
+};
 
-/// Reads big-endian values from the front of a slice.
+/// Reads big-endian values from the front of a slice; `None` when it does not hold what was asked for.
+#[derive(Clone, Copy, Debug)]
 struct Cursor<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (front, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| WireError::new("binary header ends too early"))?;
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (front, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;
-        Ok(*front)
+        Some(*front)
     }
 
-    fn i16(&mut self) -> Result<i16, WireError> {
+    #[inline]
+    fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_be_bytes)
     }
 
-    fn i32(&mut self) -> Result<i32, WireError> {
+    #[inline]
+    fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 
-    /// `length` bytes; `what` names them in the error.
-    fn bytes(
-        &mut self,
-        length: impl TryInto<usize>,
-        limit: usize,
-        what: &'static str,
-    ) -> Result<&'a [u8], WireError> {
-        let length = length
-            .try_into()
-            .map_err(|_| WireError::new(format!("length of {what} is negative")))?;
-        if length > limit {
-            return Err(WireError::new(format!(
-                "{what} of {length} bytes is over the limit of {limit}"
-            )));
-        }
-        let Some((front, rest)) = self.rest.split_at_checked(length) else {
-            return Err(WireError::new(format!(
-                "{what} of {length} bytes goes beyond the binary header"
-            )));
-        };
+    /// As many bytes as `length` says, unless it is negative or over the limit.
+    #[inline]
+    fn bytes(&mut self, length: i32, limit: usize) -> Option<&'a [u8]> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= limit)?;
+        let (front, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
-        Ok(front)
+        Some(front)
     }
 
-    fn text(
-        &mut self,
-        length: impl TryInto<usize>,
-        limit: usize,
-        what: &'static str,
-    ) -> Result<&'a str, WireError> {
-        let bytes = self.bytes(length, limit, what)?;
-        std::str::from_utf8(bytes).map_err(|_| WireError::new(format!("{what} is not UTF-8")))
+    #[inline]
+    fn text(&mut self, length: i32, limit: usize) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes(length, limit)?).ok()
     }
 
-    fn field(&mut self) -> Result<(&'a str, &'a str), WireError> {
+    #[inline]
+    fn field(&mut self) -> Option<(&'a str, &'a str)> {
         let name_length = self.i16()?;
-        let name = self.text(name_length, MAX_FIELD_NAME_BYTES, "name of a header field")?;
+        let name = self.text(name_length.into(), MAX_FIELD_NAME_BYTES)?;
         let value_length = self.i32()?;
-        let value = self.text(value_length, MAX_FIELD_VALUE_BYTES, "value of a header field")?;
-        Ok((name, value))
+        let value = self.text(value_length, MAX_FIELD_VALUE_BYTES)?;
+        Some((name, value))
     }
 }
 
 /// Decodes and checks a whole header.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Header<'_>, WireError> {
-    let mut cursor = Cursor { rest: bytes };
-    let code = cursor.i16()?.into();
-    let [language] = cursor.array()?;
-    let version = cursor.i16()?.into();
-    let opaque = cursor.i32()?;
-    let flag = cursor.i32()?;
-    let remark_length = cursor.i32()?;
-    let remark = cursor.text(remark_length, MAX_REMARK_BYTES, "remark")?;
-    let fields_length = cursor.i32()?;
-    let fields = cursor.bytes(fields_length, bytes.len(), "header fields")?;
+    decode_parts(&mut Cursor { rest: bytes }).map_err(WireError::new)
+}
+
+fn decode_parts<'a>(cursor: &mut Cursor<'a>) -> Result<Header<'a>, &'static str> {
+    const CUT_SHORT: &str = "binary header ends too early";
+    let code = cursor.i16().ok_or(CUT_SHORT)?.into();
+    let [language] = cursor.array().ok_or(CUT_SHORT)?;
+    let version = cursor.i16().ok_or(CUT_SHORT)?.into();
+    let opaque = cursor.i32().ok_or(CUT_SHORT)?;
+    let flag = cursor.i32().ok_or(CUT_SHORT)?;
+    let remark_length = cursor.i32().ok_or(CUT_SHORT)?;
+    let remark = cursor.text(remark_length, MAX_REMARK_BYTES);
+    let remark = remark.ok_or("remark in a binary header is cut short, over the limit or not UTF-8")?;
+    let fields_length = cursor.i32().ok_or(CUT_SHORT)?;
+    let fields = cursor
+        .bytes(fields_length, MAX_HEADER_BYTES)
+        .ok_or("fields of a binary header are cut short")?;
     if !cursor.rest.is_empty() {
-        return Err(WireError::new("bytes left over behind the binary header"));
+        return Err("bytes left over behind a binary header");
     }
-    check_fields(fields)?;
     Ok(Header {
         code,
         opaque,
@@ -99,43 +90,41 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Header<'_>, WireError> {
         version,
         language: Language::from_code(language),
         remark: (!remark.is_empty()).then_some(Cow::Borrowed(remark)),
-        fields: Fields::Binary(fields),
+        fields: read_fields(fields)?,
     })
 }
 
-fn check_fields(bytes: &[u8]) -> Result<(), WireError> {
+fn read_fields(bytes: &[u8]) -> Result<Fields<'_>, &'static str> {
     let mut cursor = Cursor { rest: bytes };
+    let mut fields = Fields::new(Serialization::Binary);
     let mut count = 0;
     while !cursor.rest.is_empty() {
-        cursor.field()?;
+        let here = cursor;
+        let field = cursor.field();
+        let (name, value) =
+            field.ok_or("field of a binary header is cut short, over the limit or not UTF-8")?;
+        fields.add(name, value, || {
+            header::FieldReader::Binary(FieldReader { cursor: here })
+        });
         count += 1;
         if count > MAX_FIELDS {
-            return Err(WireError::new("header has too many fields"));
+            return Err("header has too many fields");
         }
     }
-    Ok(())
+    Ok(fields)
 }
 
-/// Reads the fields once more; [`decode`] has checked them, so that nothing can be wrong any more.
-#[derive(Debug)]
+/// Reads once more the fields for which [`Fields`] had no room. They have been checked, so that nothing can be wrong
+/// any more.
+#[derive(Clone, Debug)]
 pub(crate) struct FieldReader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
 }
 
 impl<'a> FieldReader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
-    }
-}
-
-impl<'a> Iterator for FieldReader<'a> {
-    type Item = (Cow<'a, str>, Cow<'a, str>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut cursor = Cursor { rest: self.rest };
-        let (name, value) = cursor.field().ok()?;
-        self.rest = cursor.rest;
-        Some((Cow::Borrowed(name), Cow::Borrowed(value)))
+    /// The next name and value.
+    pub(super) fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
+        self.cursor.field()
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod header_binary;
 pub(crate) mod header_json;
 pub(crate) mod id;
 pub(crate) mod json;
+pub(crate) mod json_text;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod properties;

@@ -2,7 +2,8 @@
 //! (`HeartbeatData`, `ProducerData`).
 
 use crate::wire::WireError;
-use crate::wire::json::{self, Dialect, JsonReader};
+use crate::wire::json::{Dialect, JsonReader};
+use crate::wire::json_text;
 use crate::wire::limits::MAX_GROUPS_PER_HEARTBEAT;
 
 /// Appends the body for a client that only produces.
@@ -14,7 +15,7 @@ pub(crate) fn encode_heartbeat<'g>(
     producer_groups: impl Iterator<Item = &'g str>,
 ) {
     out.extend_from_slice(b"{\"clientID\":");
-    json::write_string(out, client_id);
+    json_text::write_string(out, client_id);
     out.extend_from_slice(b",\"consumerDataSet\":[],\"producerDataSet\":[");
     for (position, group) in producer_groups.enumerate() {
         out.extend_from_slice(if position == 0 {
@@ -22,7 +23,7 @@ pub(crate) fn encode_heartbeat<'g>(
         } else {
             b",{\"groupName\":"
         });
-        json::write_string(out, group);
+        json_text::write_string(out, group);
         out.push(b'}');
     }
     out.extend_from_slice(b"]}");
@@ -43,16 +44,16 @@ impl ReceivedHeartbeat {
         let mut client_id = None;
         let mut producer_groups = Vec::new();
         let mut consumer_groups = Vec::new();
-        reader.enter_object()?;
-        while let Some(key) = reader.next_key()? {
+        reader.enter_object();
+        while let Some(key) = reader.next_key() {
             if key.is("clientID") {
-                client_id = reader.optional_string()?;
+                client_id = reader.optional_string();
             } else if key.is("producerDataSet") {
-                producer_groups = read_groups(&mut reader)?;
+                producer_groups = read_groups(&mut reader);
             } else if key.is("consumerDataSet") {
-                consumer_groups = read_groups(&mut reader)?;
+                consumer_groups = read_groups(&mut reader);
             } else {
-                reader.skip_value()?;
+                reader.skip_value();
             }
         }
         reader.finish()?;
@@ -67,29 +68,29 @@ impl ReceivedHeartbeat {
     }
 }
 
-fn read_groups(reader: &mut JsonReader<'_>) -> Result<Vec<String>, WireError> {
+fn read_groups(reader: &mut JsonReader<'_>) -> Vec<String> {
     let mut groups = Vec::new();
-    if reader.take_null()? {
-        return Ok(groups);
+    if reader.take_null() {
+        return groups;
     }
-    reader.enter_array()?;
-    while reader.next_element()? {
+    reader.enter_array();
+    while reader.next_element() {
         if groups.len() == MAX_GROUPS_PER_HEARTBEAT {
-            return Err(WireError::new("heartbeat has too many groups"));
+            reader.fail(|| WireError::new("heartbeat has too many groups"));
         }
         let mut name = None;
-        reader.enter_object()?;
-        while let Some(key) = reader.next_key()? {
+        reader.enter_object();
+        while let Some(key) = reader.next_key() {
             if key.is("groupName") {
-                name = reader.optional_string()?;
+                name = reader.optional_string();
             } else {
-                reader.skip_value()?;
+                reader.skip_value();
             }
         }
         match name {
             Some(name) => groups.push(name.text().into_owned()),
-            None => return Err(WireError::new("group without a name in a heartbeat")),
+            None => reader.fail(|| WireError::new("group without a name in a heartbeat")),
         }
     }
-    Ok(groups)
+    groups
 }

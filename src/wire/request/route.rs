@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::wire::WireError;
 use crate::wire::header::{FieldWriter, Header};
-use crate::wire::json::{self, Dialect, JsonReader, JsonText};
+use crate::wire::json::{Dialect, JsonReader};
+use crate::wire::json_text;
 use crate::wire::limits::{MAX_ADDRESSES_PER_BROKER, MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
 
 /// The fields of the request; there is no body.
@@ -90,16 +91,16 @@ impl RouteData {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = JsonReader::new(body, Dialect::Fastjson)?;
         let mut route = Self::default();
-        reader.enter_object()?;
-        while let Some(key) = reader.next_key()? {
+        reader.enter_object();
+        while let Some(key) = reader.next_key() {
             if key.is("brokerDatas") {
-                route.broker_datas = read_list(&mut reader, read_broker)?;
+                route.broker_datas = read_list(&mut reader, read_broker);
             } else if key.is("queueDatas") {
-                route.queue_datas = read_list(&mut reader, read_queue)?;
+                route.queue_datas = read_list(&mut reader, read_queue);
             } else if key.is("orderTopicConf") {
-                route.order_topic_conf = optional_text(&mut reader)?;
+                route.order_topic_conf = optional_text(&mut reader);
             } else {
-                reader.skip_value()?;
+                reader.skip_value();
             }
         }
         reader.finish()?;
@@ -134,7 +135,7 @@ impl RouteData {
         out.extend_from_slice(b"],\"filterServerTable\":{}");
         if let Some(conf) = &self.order_topic_conf {
             out.extend_from_slice(b",\"orderTopicConf\":");
-            json::write_string(out, conf);
+            json_text::write_string(out, conf);
         }
         out.extend_from_slice(b",\"queueDatas\":[");
         for (position, queue) in self.queue_datas.iter().enumerate() {
@@ -145,116 +146,114 @@ impl RouteData {
     }
 }
 
-fn read_list<T>(
-    reader: &mut JsonReader<'_>,
-    read: impl Fn(&mut JsonReader<'_>) -> Result<T, WireError>,
-) -> Result<Vec<T>, WireError> {
+/// Reads an array; an element that `read` cannot make sense of must have failed the reader.
+fn read_list<T>(reader: &mut JsonReader<'_>, read: impl Fn(&mut JsonReader<'_>) -> Option<T>) -> Vec<T> {
     let mut list = Vec::new();
-    if reader.take_null()? {
-        return Ok(list);
+    if reader.take_null() {
+        return list;
     }
-    reader.enter_array()?;
-    while reader.next_element()? {
+    reader.enter_array();
+    while reader.next_element() {
         if list.len() == MAX_BROKERS {
-            return Err(WireError::new(format!(
-                "route with more than {MAX_BROKERS} brokers"
-            )));
+            reader.fail(|| WireError::new(format!("route with more than {MAX_BROKERS} brokers")));
         }
-        list.push(read(reader)?);
+        list.extend(read(reader));
     }
-    Ok(list)
+    list
 }
 
-fn optional_text(reader: &mut JsonReader<'_>) -> Result<Option<String>, WireError> {
-    Ok(reader.optional_string()?.map(|text| text.text().into_owned()))
+fn optional_text(reader: &mut JsonReader<'_>) -> Option<String> {
+    reader.optional_string().map(|text| text.text().into_owned())
 }
 
-fn read_broker(reader: &mut JsonReader<'_>) -> Result<BrokerData, WireError> {
+fn read_broker(reader: &mut JsonReader<'_>) -> Option<BrokerData> {
     let mut cluster = None;
     let mut broker_name = None;
     let mut broker_addresses = BTreeMap::new();
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
         if key.is("brokerName") {
-            broker_name = optional_text(reader)?;
+            broker_name = optional_text(reader);
         } else if key.is("cluster") {
-            cluster = optional_text(reader)?;
+            cluster = optional_text(reader);
         } else if key.is("brokerAddrs") {
-            broker_addresses = read_addresses(reader)?;
+            broker_addresses = read_addresses(reader);
         } else {
-            reader.skip_value()?;
+            reader.skip_value();
         }
     }
-    match broker_name {
-        Some(broker_name) => Ok(BrokerData {
-            cluster: cluster.unwrap_or_default(),
-            broker_name,
-            broker_addresses,
-        }),
-        None => Err(WireError::new("broker without a name in route data")),
-    }
+    let Some(broker_name) = broker_name else {
+        reader.fail(|| WireError::new("broker without a name in route data"));
+        return None;
+    };
+    Some(BrokerData {
+        cluster: cluster.unwrap_or_default(),
+        broker_name,
+        broker_addresses,
+    })
 }
 
-fn read_addresses(reader: &mut JsonReader<'_>) -> Result<BTreeMap<i64, String>, WireError> {
+fn read_addresses(reader: &mut JsonReader<'_>) -> BTreeMap<i64, String> {
     let mut addresses = BTreeMap::new();
-    if reader.take_null()? {
-        return Ok(addresses);
+    if reader.take_null() {
+        return addresses;
     }
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
-        let broker_id = broker_id(key)?;
-        if let Some(address) = optional_text(reader)? {
-            if addresses.len() == MAX_ADDRESSES_PER_BROKER {
-                return Err(WireError::new(format!(
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
+        if addresses.len() == MAX_ADDRESSES_PER_BROKER {
+            reader.fail(|| {
+                WireError::new(format!(
                     "broker with more than {MAX_ADDRESSES_PER_BROKER} addresses"
-                )));
-            }
+                ))
+            });
+        }
+        let Ok(broker_id) = key.text().parse() else {
+            reader.fail(|| WireError::new("broker id in route data is no number"));
+            break;
+        };
+        if let Some(address) = optional_text(reader) {
             addresses.insert(broker_id, address);
         }
     }
-    Ok(addresses)
+    addresses
 }
 
-fn broker_id(key: JsonText<'_>) -> Result<i64, WireError> {
-    let text = key.text();
-    text.parse()
-        .map_err(|_| WireError::new(format!("broker id {text:.40} in route data is no number")))
-}
-
-fn read_queue(reader: &mut JsonReader<'_>) -> Result<QueueData, WireError> {
+fn read_queue(reader: &mut JsonReader<'_>) -> Option<QueueData> {
     let mut broker_name = None;
     let mut read_queue_nums = None;
     let mut write_queue_nums = None;
     let mut perm = None;
     let mut topic_sys_flag = None;
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
         if key.is("brokerName") {
-            broker_name = optional_text(reader)?;
+            broker_name = optional_text(reader);
         } else if key.is("readQueueNums") {
-            read_queue_nums = reader.integer()?;
+            read_queue_nums = reader.integer();
         } else if key.is("writeQueueNums") {
-            write_queue_nums = reader.integer()?;
+            write_queue_nums = reader.integer();
         } else if key.is("perm") {
-            perm = reader.integer()?;
+            perm = reader.integer();
         } else if key.is("topicSysFlag") || key.is("topicSynFlag") {
-            topic_sys_flag = reader.integer()?;
+            topic_sys_flag = reader.integer();
         } else {
-            reader.skip_value()?;
+            reader.skip_value();
         }
     }
-    match (broker_name, read_queue_nums, write_queue_nums, perm) {
-        (Some(broker_name), Some(read_queue_nums), Some(write_queue_nums), Some(perm)) => Ok(QueueData {
-            broker_name,
-            read_queue_nums,
-            write_queue_nums,
-            perm,
-            topic_sys_flag: topic_sys_flag.unwrap_or(0),
-        }),
-        _ => Err(WireError::new(
-            "queue data without broker name, queue counts or permission in a route",
-        )),
-    }
+    let (Some(broker_name), Some(read_queue_nums), Some(write_queue_nums), Some(perm)) =
+        (broker_name, read_queue_nums, write_queue_nums, perm)
+    else {
+        reader
+            .fail(|| WireError::new("queue data without broker name, queue counts or permission in a route"));
+        return None;
+    };
+    Some(QueueData {
+        broker_name,
+        read_queue_nums,
+        write_queue_nums,
+        perm,
+        topic_sys_flag: topic_sys_flag.unwrap_or(0),
+    })
 }
 
 fn write_comma(out: &mut Vec<u8>, position: usize) {
@@ -268,36 +267,36 @@ fn write_broker(out: &mut Vec<u8>, broker: &BrokerData, dialect: RouteDialect) {
     for (position, (broker_id, address)) in broker.broker_addresses.iter().enumerate() {
         write_comma(out, position);
         match dialect {
-            RouteDialect::Fastjson => json::write_integer(out, *broker_id),
+            RouteDialect::Fastjson => json_text::write_integer(out, *broker_id),
             RouteDialect::Standard => {
                 out.push(b'"');
-                json::write_integer(out, *broker_id);
+                json_text::write_integer(out, *broker_id);
                 out.push(b'"');
             }
         }
         out.push(b':');
-        json::write_string(out, address);
+        json_text::write_string(out, address);
     }
     out.extend_from_slice(b"},\"brokerName\":");
-    json::write_string(out, &broker.broker_name);
+    json_text::write_string(out, &broker.broker_name);
     out.extend_from_slice(b",\"cluster\":");
-    json::write_string(out, &broker.cluster);
+    json_text::write_string(out, &broker.cluster);
     out.push(b'}');
 }
 
 fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
     out.extend_from_slice(b"{\"brokerName\":");
-    json::write_string(out, &queue.broker_name);
+    json_text::write_string(out, &queue.broker_name);
     out.extend_from_slice(b",\"perm\":");
-    json::write_integer(out, queue.perm.into());
+    json_text::write_integer(out, queue.perm.into());
     out.extend_from_slice(b",\"readQueueNums\":");
-    json::write_integer(out, queue.read_queue_nums.into());
+    json_text::write_integer(out, queue.read_queue_nums.into());
     out.extend_from_slice(match dialect {
         RouteDialect::Fastjson => b",\"topicSynFlag\":",
         RouteDialect::Standard => b",\"topicSysFlag\":",
     });
-    json::write_integer(out, queue.topic_sys_flag.into());
+    json_text::write_integer(out, queue.topic_sys_flag.into());
     out.extend_from_slice(b",\"writeQueueNums\":");
-    json::write_integer(out, queue.write_queue_nums.into());
+    json_text::write_integer(out, queue.write_queue_nums.into());
     out.push(b'}');
 }

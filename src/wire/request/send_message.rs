@@ -4,6 +4,7 @@
 //! `SEND_REPLY_MESSAGE` (324) and its V2 (325) have the same headers. What the body holds is not looked at here.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
@@ -70,82 +71,67 @@ impl SendMessage<'_> {
     }
 
     fn write(&self, writer: &mut FieldWriter<'_>, names: &FieldNames) {
-        writer.text(names.producer_group, self.producer_group);
-        writer.text(names.topic, self.topic);
-        writer.text(names.default_topic, self.default_topic);
-        writer.number(
-            names.default_topic_queue_nums,
-            self.default_topic_queue_nums.into(),
-        );
-        writer.number(names.queue_id, self.queue_id.into());
-        writer.number(names.sys_flag, self.sys_flag.into());
-        writer.number(names.born_timestamp, self.born_timestamp_ms);
-        writer.number(names.flag, self.flag.into());
-        writer.properties(names.properties, self.properties.iter());
-        writer.number(names.reconsume_times, self.reconsume_times.into());
-        writer.boolean(names.unit_mode, self.unit_mode);
+        let [
+            producer_group,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            queue_id,
+            sys_flag,
+            born_timestamp,
+            flag,
+            properties,
+            reconsume_times,
+            unit_mode,
+            max_reconsume_times,
+            batch,
+            broker_name,
+        ] = names;
+        writer.text(producer_group, self.producer_group);
+        writer.text(topic, self.topic);
+        writer.text(default_topic, self.default_topic);
+        writer.number(default_topic_queue_nums, self.default_topic_queue_nums.into());
+        writer.number(queue_id, self.queue_id.into());
+        writer.number(sys_flag, self.sys_flag.into());
+        writer.number(born_timestamp, self.born_timestamp_ms);
+        writer.number(flag, self.flag.into());
+        writer.properties(properties, self.properties.iter());
+        writer.number(reconsume_times, self.reconsume_times.into());
+        writer.boolean(unit_mode, self.unit_mode);
         if let Some(times) = self.max_reconsume_times {
-            writer.number(names.max_reconsume_times, times.into());
+            writer.number(max_reconsume_times, times.into());
         }
-        writer.boolean(names.batch, self.batch);
-        if let Some(broker_name) = self.broker_name {
-            writer.text(names.broker_name, broker_name);
+        writer.boolean(batch, self.batch);
+        if let Some(name) = self.broker_name {
+            writer.text(broker_name, name);
         }
     }
 }
 
-/// What the fields are called in one of the two headers.
-struct FieldNames {
-    producer_group: &'static str,
-    topic: &'static str,
-    default_topic: &'static str,
-    default_topic_queue_nums: &'static str,
-    queue_id: &'static str,
-    sys_flag: &'static str,
-    born_timestamp: &'static str,
-    flag: &'static str,
-    properties: &'static str,
-    reconsume_times: &'static str,
-    unit_mode: &'static str,
-    max_reconsume_times: &'static str,
-    batch: &'static str,
-    broker_name: &'static str,
-}
+/// What the fields are called in one of the two headers; both lists are in the order of the letters.
+type FieldNames = [&'static str; 14];
 
-const LONG_NAMES: FieldNames = FieldNames {
-    producer_group: "producerGroup",
-    topic: "topic",
-    default_topic: "defaultTopic",
-    default_topic_queue_nums: "defaultTopicQueueNums",
-    queue_id: "queueId",
-    sys_flag: "sysFlag",
-    born_timestamp: "bornTimestamp",
-    flag: "flag",
-    properties: "properties",
-    reconsume_times: "reconsumeTimes",
-    unit_mode: "unitMode",
-    max_reconsume_times: "maxReconsumeTimes",
-    batch: "batch",
+const LONG_NAMES: FieldNames = [
+    "producerGroup",
+    "topic",
+    "defaultTopic",
+    "defaultTopicQueueNums",
+    "queueId",
+    "sysFlag",
+    "bornTimestamp",
+    "flag",
+    "properties",
+    "reconsumeTimes",
+    "unitMode",
+    "maxReconsumeTimes",
+    "batch",
     // The field that every 5.x request header inherits (`RpcRequestHeader`).
-    broker_name: "bname",
-};
+    "bname",
+];
 
-const SHORT_NAMES: FieldNames = FieldNames {
-    producer_group: "a",
-    topic: "b",
-    default_topic: "c",
-    default_topic_queue_nums: "d",
-    queue_id: "e",
-    sys_flag: "f",
-    born_timestamp: "g",
-    flag: "h",
-    properties: "i",
-    reconsume_times: "j",
-    unit_mode: "k",
-    max_reconsume_times: "l",
-    batch: "m",
-    broker_name: "n",
-};
+const SHORT_NAMES: FieldNames = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n",
+];
 
 /// The header fields of a send as a broker reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,90 +163,84 @@ impl<'a> ReceivedSend<'a> {
             | RequestCode::SEND_REPLY_MESSAGE_V2 => &SHORT_NAMES,
             other => return Err(WireError::new(format!("request code {other} is no send"))),
         };
-        // One pass over the fields, where asking for each by name would take fourteen.
-        let mut found = FoundFields::default();
+        let mut fields = names.map(|name| ReceivedField { name, value: None });
+        // One pass over the header, where asking for each name would take fourteen.
         for (name, value) in header.fields.iter() {
-            if let Some(place) = found.place(&name, names) {
-                *place = Some(value);
+            if let Some(field) = fields.iter_mut().find(|field| field.name == name) {
+                field.value = Some(value);
             }
         }
+        Self::from_fields(fields)
+    }
+
+    fn from_fields(fields: [ReceivedField<'a>; 14]) -> Result<Self, WireError> {
+        let [
+            producer_group,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            queue_id,
+            sys_flag,
+            born_timestamp,
+            flag,
+            properties,
+            reconsume_times,
+            unit_mode,
+            max_reconsume_times,
+            batch,
+            broker_name,
+        ] = fields;
         Ok(Self {
-            producer_group: required(found.producer_group, names.producer_group)?,
-            topic: required(found.topic, names.topic)?,
-            default_topic: required(found.default_topic, names.default_topic)?,
-            default_topic_queue_nums: required_number(
-                found.default_topic_queue_nums,
-                names.default_topic_queue_nums,
-            )?,
-            queue_id: required_number(found.queue_id, names.queue_id)?,
-            sys_flag: required_number(found.sys_flag, names.sys_flag)?,
-            born_timestamp_ms: required_number(found.born_timestamp, names.born_timestamp)?,
-            flag: required_number(found.flag, names.flag)?,
-            properties: found.properties.unwrap_or_default(),
-            reconsume_times: number(found.reconsume_times, names.reconsume_times)?.unwrap_or(0),
-            unit_mode: found.unit_mode.is_some_and(|text| parse_boolean(&text)),
-            max_reconsume_times: number(found.max_reconsume_times, names.max_reconsume_times)?,
-            batch: found.batch.is_some_and(|text| parse_boolean(&text)),
-            broker_name: found.broker_name,
+            producer_group: producer_group.required()?,
+            topic: topic.required()?,
+            default_topic: default_topic.required()?,
+            default_topic_queue_nums: default_topic_queue_nums.required_number()?,
+            queue_id: queue_id.required_number()?,
+            sys_flag: sys_flag.required_number()?,
+            born_timestamp_ms: born_timestamp.required_number()?,
+            flag: flag.required_number()?,
+            properties: properties.value.unwrap_or_default(),
+            reconsume_times: reconsume_times.number()?.unwrap_or(0),
+            unit_mode: unit_mode.boolean(),
+            max_reconsume_times: max_reconsume_times.number()?,
+            batch: batch.boolean(),
+            broker_name: broker_name.value,
         })
     }
 }
 
-/// The texts of a received header's fields; of fields with the same name the last.
-#[derive(Default)]
-struct FoundFields<'a> {
-    producer_group: Option<Cow<'a, str>>,
-    topic: Option<Cow<'a, str>>,
-    default_topic: Option<Cow<'a, str>>,
-    default_topic_queue_nums: Option<Cow<'a, str>>,
-    queue_id: Option<Cow<'a, str>>,
-    sys_flag: Option<Cow<'a, str>>,
-    born_timestamp: Option<Cow<'a, str>>,
-    flag: Option<Cow<'a, str>>,
-    properties: Option<Cow<'a, str>>,
-    reconsume_times: Option<Cow<'a, str>>,
-    unit_mode: Option<Cow<'a, str>>,
-    max_reconsume_times: Option<Cow<'a, str>>,
-    batch: Option<Cow<'a, str>>,
-    broker_name: Option<Cow<'a, str>>,
+/// A field by its name, with its value if it has come.
+struct ReceivedField<'a> {
+    name: &'static str,
+    value: Option<Cow<'a, str>>,
 }
 
-impl<'a> FoundFields<'a> {
-    /// Where the field with this name belongs.
-    fn place(&mut self, name: &str, names: &FieldNames) -> Option<&mut Option<Cow<'a, str>>> {
-        let places = [
-            (names.producer_group, &mut self.producer_group),
-            (names.topic, &mut self.topic),
-            (names.default_topic, &mut self.default_topic),
-            (names.default_topic_queue_nums, &mut self.default_topic_queue_nums),
-            (names.queue_id, &mut self.queue_id),
-            (names.sys_flag, &mut self.sys_flag),
-            (names.born_timestamp, &mut self.born_timestamp),
-            (names.flag, &mut self.flag),
-            (names.properties, &mut self.properties),
-            (names.reconsume_times, &mut self.reconsume_times),
-            (names.unit_mode, &mut self.unit_mode),
-            (names.max_reconsume_times, &mut self.max_reconsume_times),
-            (names.batch, &mut self.batch),
-            (names.broker_name, &mut self.broker_name),
-        ];
-        places
-            .into_iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, place)| place)
+impl<'a> ReceivedField<'a> {
+    fn missing(&self) -> WireError {
+        WireError::new(format!("header field {} is missing", self.name))
     }
-}
 
-fn required<T>(value: Option<T>, name: &str) -> Result<T, WireError> {
-    value.ok_or_else(|| WireError::new(format!("header field {name} is missing")))
-}
+    fn required(self) -> Result<Cow<'a, str>, WireError> {
+        match self.value {
+            Some(value) => Ok(value),
+            None => Err(self.missing()),
+        }
+    }
 
-fn number<T: std::str::FromStr>(text: Option<Cow<'_, str>>, name: &str) -> Result<Option<T>, WireError> {
-    text.map(|text| parse_number(name, &text)).transpose()
-}
+    fn number<T: FromStr>(&self) -> Result<Option<T>, WireError> {
+        self.value
+            .as_deref()
+            .map(|text| parse_number(self.name, text))
+            .transpose()
+    }
 
-fn required_number<T: std::str::FromStr>(text: Option<Cow<'_, str>>, name: &str) -> Result<T, WireError> {
-    required(number(text, name)?, name)
+    fn required_number<T: FromStr>(&self) -> Result<T, WireError> {
+        self.number()?.ok_or_else(|| self.missing())
+    }
+
+    fn boolean(&self) -> bool {
+        self.value.as_deref().is_some_and(parse_boolean)
+    }
 }
 
 /// What a broker says about a stored message (`SendMessageResponseHeader`).
@@ -303,28 +283,28 @@ impl SendReply {
         let mut region_id = None;
         let mut trace_on = true;
         // One pass over the fields, where asking for each by name would take six.
-        for (name, value) in header.fields.iter() {
-            match &*name {
-                "msgId" => offset_message_id = Some(parse_offset_message_id(&value)?),
-                "queueId" => queue_id = Some(parse_number("queueId", &value)?),
-                "queueOffset" => queue_offset = Some(parse_number("queueOffset", &value)?),
-                // Only informs, so text that is no id is not worth losing the news of a stored message.
-                "transactionId" => transaction_id = MessageId::from_text(&value),
-                "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
-                "MSG_REGION" => region_id = Some(value.into()),
-                // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
-                "TRACE_ON" => trace_on = &*value != "false",
-                _ => {}
-            }
+        header.fields.for_each(|name, value| match name {
+            "msgId" => offset_message_id = first_id(value),
+            "queueId" => queue_id = value.parse().ok(),
+            "queueOffset" => queue_offset = value.parse().ok(),
+            "transactionId" => transaction_id = MessageId::from_text(value),
+            "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
+            "MSG_REGION" => region_id = Some(value.into()),
+            // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
+            "TRACE_ON" => trace_on = value != "false",
+            _ => {}
+        });
+        match (offset_message_id, queue_id, queue_offset) {
+            (Some(offset_message_id), Some(queue_id), Some(queue_offset)) => Ok(Self {
+                offset_message_id,
+                queue_id,
+                queue_offset,
+                transaction_id,
+                region_id,
+                trace_on,
+            }),
+            _ => Err(unusable_reply(header)),
         }
-        Ok(Self {
-            offset_message_id: required(offset_message_id, "msgId")?,
-            queue_id: required(queue_id, "queueId")?,
-            queue_offset: required(queue_offset, "queueOffset")?,
-            transaction_id,
-            region_id,
-            trace_on,
-        })
     }
 
     /// Writes the fields as a broker does.
@@ -341,8 +321,17 @@ impl SendReply {
 }
 
 /// The id, or the first of the comma-separated ids that answer a batch.
-fn parse_offset_message_id(text: &str) -> Result<OffsetMessageId, WireError> {
-    let first = text.split_once(',').map_or(text, |(first, _)| first);
-    OffsetMessageId::from_text(first)
-        .ok_or_else(|| WireError::new(format!("msgId {first:.80} is no message id")))
+fn first_id(text: &str) -> Option<OffsetMessageId> {
+    OffsetMessageId::from_text(text.split_once(',').map_or(text, |(first, _)| first))
+}
+
+#[cold]
+fn unusable_reply(header: &Header<'_>) -> WireError {
+    let shown = |name| header.field(name).unwrap_or(Cow::Borrowed("missing"));
+    WireError::new(format!(
+        "reply to a send without a usable place of the message: msgId {:.80}, queueId {:.40}, queueOffset {:.40}",
+        shown("msgId"),
+        shown("queueId"),
+        shown("queueOffset"),
+    ))
 }
