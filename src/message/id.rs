@@ -1,65 +1,156 @@
-//! Stand-in: message ids as inline text.
+//! Message ids as values: short ASCII text held in place, so that a result can be copied and logged without
+//! allocating. How ids are built and taken apart is the business of `wire::id`.
 
-use std::fmt;
+use std::{fmt, hash};
 
-macro_rules! inline_id {
-    ($name:ident) => {
-        /// Inline ASCII text of at most 62 bytes.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct $name {
-            length: u8,
-            text: [u8; 62],
-        }
+/// The longest id of RocketMQ is 56 characters (28 bytes in hex, IPv6); a little room is left for servers to come.
+const CAPACITY: usize = 62;
+
+/// Text of at most [`CAPACITY`] printable ASCII characters, stored inline.
+#[derive(Clone, Copy)]
+struct ShortText {
+    length: u8,
+    bytes: [u8; CAPACITY],
+}
+
+impl ShortText {
+    const EMPTY: Self = Self {
+        length: 0,
+        bytes: [0; CAPACITY],
+    };
+
+    fn from_text(text: &str) -> Option<Self> {
+        let length = u8::try_from(text.len()).ok()?;
+        let mut bytes = [0; CAPACITY];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        text.bytes()
+            .all(|byte| byte.is_ascii_graphic())
+            .then_some(Self { length, bytes })
+    }
+
+    fn as_str(&self) -> &str {
+        // Only ASCII gets in, so the fallbacks are never taken.
+        self.bytes
+            .get(..usize::from(self.length))
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or("")
+    }
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name(ShortText);
 
         impl $name {
-            /// `None` for empty, non-ASCII or too long text.
+            /// Takes over an id in text form; `None` for text that is empty, longer than 62 bytes or not printable
+            /// ASCII.
             pub fn from_text(text: &str) -> Option<Self> {
-                if text.is_empty() || !text.is_ascii() {
+                if text.is_empty() {
                     return None;
                 }
-                let length = u8::try_from(text.len()).ok()?;
-                let mut bytes = [0; 62];
-                bytes
-                    .get_mut(..text.len())?
-                    .copy_from_slice(text.as_bytes());
-                Some(Self {
-                    length,
-                    text: bytes,
-                })
+                ShortText::from_text(text).map(Self)
             }
 
-            /// The text.
+            /// Takes over digits that this library has made itself, which always fit.
+            pub(crate) fn from_digits(digits: &str) -> Self {
+                debug_assert!(ShortText::from_text(digits).is_some(), "{digits:?} is not an id");
+                Self(ShortText::from_text(digits).unwrap_or(ShortText::EMPTY))
+            }
+
+            /// The id as text, as RocketMQ's tools print it.
             pub fn as_str(&self) -> &str {
-                let bytes = self
-                    .text
-                    .get(..usize::from(self.length))
-                    .unwrap_or_default();
-                std::str::from_utf8(bytes).unwrap_or_default()
-            }
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self {
-                    length: 0,
-                    text: [0; 62],
-                }
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(self.as_str(), f)
+                self.0.as_str()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
+                f.pad(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.as_str())
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.as_str() == other.as_str()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl hash::Hash for $name {
+            fn hash<H: hash::Hasher>(&self, state: &mut H) {
+                self.as_str().hash(state);
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                self.as_str()
             }
         }
     };
 }
 
-inline_id!(MessageId);
-inline_id!(OffsetMessageId);
+id_type! {
+    /// The id that the client gives a message: the `UNIQ_KEY` property, upper-case hex of 16 bytes (28 on IPv6).
+    ///
+    /// It is made once per send and kept over all attempts, so copies of one message carry the same id. Apache's
+    /// tools find a message by it (`queryMsgByUniqueKey`).
+    ///
+    /// ```
+    /// use rocketmq_producer::MessageId;
+    ///
+    /// let id = MessageId::from_text("7F0000010A5C00000001000000000001").expect("a short ASCII text");
+    /// assert_eq!(id.as_str(), "7F0000010A5C00000001000000000001");
+    /// assert_eq!(MessageId::from_text(""), None);
+    /// ```
+    #[doc(alias = "UNIQ_KEY")]
+    #[doc(alias = "msgId")]
+    MessageId
+}
+
+id_type! {
+    /// The id that the broker gives a stored message: the broker's address and the position in its commit log, in
+    /// upper-case hex.
+    ///
+    /// The form is the same as that of a [`MessageId`], so the two are types of their own here. For delayed and half
+    /// messages it names the copy in the system topic.
+    ///
+    /// ```
+    /// use rocketmq_producer::OffsetMessageId;
+    ///
+    /// let id = OffsetMessageId::from_text("7F00000100002A9F0000000000000126").expect("a short ASCII text");
+    /// assert_eq!(id.to_string(), "7F00000100002A9F0000000000000126");
+    /// ```
+    #[doc(alias = "offsetMsgId")]
+    OffsetMessageId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_cannot_be_an_id_is_refused() {
+        assert_eq!(MessageId::from_text(""), None);
+        assert_eq!(MessageId::from_text("with space"), None);
+        assert_eq!(MessageId::from_text("ä"), None);
+        assert_eq!(MessageId::from_text(&"A".repeat(63)), None);
+        assert_eq!(
+            MessageId::from_text(&"A".repeat(62)).map(|id| id.as_str().len()),
+            Some(62)
+        );
+        assert_eq!(
+            OffsetMessageId::from_text("0").map(|id| id.to_string()),
+            Some("0".to_owned())
+        );
+    }
+}

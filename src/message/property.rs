@@ -1,17 +1,129 @@
-//! Stand-in: reserved property names.
+//! Reserved property names, once, and the rules for the names and values that a user may set.
 
-/// Words to find the message by.
+/// Index keys, separated by one space (4.7.0 `MessageConst`).
 pub(crate) const KEYS: &str = "KEYS";
 /// The tag that consumers filter by.
 pub(crate) const TAGS: &str = "TAGS";
-/// `false`: do not wait for flush and replication.
+/// `false`: do not wait for flush and replication. Absent means `true`.
 pub(crate) const WAIT: &str = "WAIT";
-/// The client's own message id.
+/// The client's message id.
 pub(crate) const UNIQ_KEY: &str = "UNIQ_KEY";
 
-/// What separates a name from its value in the property text.
+/// What separates a name from its value in the property text, so neither may contain it.
 pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
 /// What separates one property from the next.
 pub(crate) const PROPERTY_SEPARATOR: char = '\u{2}';
 /// What separates keys from one another inside `KEYS`.
 pub(crate) const KEY_SEPARATOR: char = ' ';
+
+/// Names that clients and brokers use for themselves: the system set of 4.7.0's `MessageConst` and what 5.x added to
+/// it. A user who set one of them would change how the message is stored or found.
+const RESERVED: &[&str] = &[
+    KEYS,
+    TAGS,
+    WAIT,
+    UNIQ_KEY,
+    "DELAY",
+    "RETRY_TOPIC",
+    "REAL_TOPIC",
+    "REAL_QID",
+    "TRAN_MSG",
+    "PGROUP",
+    "MIN_OFFSET",
+    "MAX_OFFSET",
+    "BUYER_ID",
+    "ORIGIN_MESSAGE_ID",
+    "TRANSFER_FLAG",
+    "CORRECTION_FLAG",
+    "MQ2_FLAG",
+    "RECONSUME_TIME",
+    "MSG_REGION",
+    "TRACE_ON",
+    "MAX_RECONSUME_TIMES",
+    "CONSUME_START_TIME",
+    "INSTANCE_ID",
+    "CORRELATION_ID",
+    "REPLY_TO_CLIENT",
+    "TTL",
+    "MSG_TYPE",
+    "CLUSTER",
+    "ARRIVE_TIME",
+    "PUSH_REPLY_TIME",
+    "EXTEND_UNIQ_INFO",
+    "INNER_NUM",
+    "INNER_BASE",
+    "DUP_INFO",
+    "POP_CK",
+    "POP_CK_OFFSET",
+    "1ST_POP_TIME",
+    "__SHARDINGKEY",
+    "PROPERTY_FORWARD_QUEUE_ID",
+    "REDIRECT",
+    "INNER_MULTI_DISPATCH",
+    "INNER_MULTI_QUEUE_OFFSET",
+    "TRACE_CONTEXT",
+    "TIMER_DELAY_SEC",
+    "TIMER_DELAY_MS",
+    "TIMER_DELIVER_MS",
+    "TIMER_ENQUEUE_MS",
+    "TIMER_DEQUEUE_MS",
+    "TIMER_ROLL_TIMES",
+    "TIMER_OUT_MS",
+    "TIMER_DEL_UNIQKEY",
+    "TIMER_DELAY_LEVEL",
+    "__BORNHOST",
+    "BORN_TIMESTAMP",
+    "__CRC32#",
+    "DLQ_ORIGIN_TOPIC",
+    "DLQ_ORIGIN_MESSAGE_ID",
+    "TRAN_PREPARED_QUEUE_OFFSET",
+    "TRANSACTION_CHECK_TIMES",
+    "CHECK_IMMUNITY_TIME_IN_SECONDS",
+    "__transactionId__",
+];
+
+/// Prefix of properties that 5.x brokers drop when they store a message.
+const TRANSIENT_PREFIX: &str = "__RMQ.TRANSIENT.";
+
+/// Whether `name` belongs to RocketMQ itself.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with(TRANSIENT_PREFIX)
+}
+
+/// Checks a property of the user's. `Err` says which rule is broken; the value itself is not repeated, since it may be
+/// confidential.
+pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
+    if name.trim().is_empty() {
+        return Err("a property name is blank".to_owned());
+    }
+    if has_separator(name) {
+        return Err(format!(
+            "property name {name:?} contains a separator character (U+0001 or U+0002)"
+        ));
+    }
+    if is_reserved(name) {
+        return Err(format!(
+            "property name {name:?} is reserved by RocketMQ; choose another"
+        ));
+    }
+    if value.trim().is_empty() {
+        // Readers drop properties with an empty value, so the property would be lost without a word.
+        return Err(format!("the value of property {name:?} is blank"));
+    }
+    if has_separator(value) {
+        return Err(format!(
+            "the value of property {name:?} contains a separator character (U+0001 or U+0002)"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `text` contains a character that the property text uses as a separator.
+pub(crate) fn has_separator(text: &str) -> bool {
+    text.contains([NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR])
+}
+
+/// Bytes that a property takes in the property text: name, value and both separators.
+pub(crate) fn encoded_length(name: &str, value: &str) -> usize {
+    name.len() + value.len() + 2
+}

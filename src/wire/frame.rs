@@ -3,6 +3,8 @@
 //! `u32 LEN | u8 serialization type | u24 header length | header | body`, big-endian; LEN counts what follows it
 //! (`RemotingCommand`, `NettyDecoder`). What the header says is the business of `header.rs`.
 
+use byteorder::{BigEndian, ByteOrder};
+
 use super::WireError;
 use super::header::Header;
 use super::limits::{
@@ -62,8 +64,7 @@ pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(FrameRef<'_>, usize)>,
             )));
         }
     };
-    let [high, middle, low] = *header_length;
-    let header_length = usize_of(u32::from_be_bytes([0, high, middle, low]));
+    let header_length = usize_of(BigEndian::read_u24(header_length));
     // Checked to be at least as long as the word of type and header length.
     let content_length = length - MIN_FRAME_LENGTH;
     if header_length > content_length {

@@ -32,7 +32,7 @@ pub(crate) fn unique_key(ip: IpAddr, pid: u16, tag: u32, milliseconds: u32, coun
     digits.push(&tag.to_be_bytes());
     digits.push(&milliseconds.to_be_bytes());
     digits.push(&counter.to_be_bytes());
-    MessageId::from_text(digits.as_str()).unwrap_or_default()
+    MessageId::from_digits(digits.as_str())
 }
 
 /// The time that goes into a unique key: milliseconds since the start of the current month in UTC-12.
@@ -70,7 +70,7 @@ pub(crate) fn offset_message_id(store_host: SocketAddr, physical_offset: u64) ->
     digits.push_address(store_host.ip());
     digits.push(&u32::from(store_host.port()).to_be_bytes());
     digits.push(&physical_offset.to_be_bytes());
-    OffsetMessageId::from_text(digits.as_str()).unwrap_or_default()
+    OffsetMessageId::from_digits(digits.as_str())
 }
 
 /// Splits an offset message id into the store host and the physical offset. Digits of either case are read, as by

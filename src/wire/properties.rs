@@ -6,7 +6,11 @@
 
 use std::collections::HashMap;
 
-use crate::message::property::{NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR};
+/// Stands between a name and its value (`MessageDecoder.NAME_VALUE_SEPARATOR`).
+pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
+
+/// Stands after each property (`MessageDecoder.PROPERTY_SEPARATOR`). Java 4.9.7 leaves out the last one.
+pub(crate) const PROPERTY_SEPARATOR: char = '\u{2}';
 
 /// How a release reads an item that a well-behaved producer would not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +69,7 @@ pub(crate) fn find<'a>(text: &'a str, name: &str, rules: ReadingRules) -> Option
         .last()
 }
 
-/// Appends the text of `properties`, each ended by 0x02, as Java 4.7.0 and 5.5.0 write it; 4.9.7 leaves out the last.
+/// Appends the text of `properties`, each ended by 0x02, as Java 4.7.0 and 5.5.0 write it.
 ///
 /// Names and values are taken as they are: that they hold no separator was checked when the message was built.
 pub(crate) fn append<'a>(out: &mut String, properties: impl IntoIterator<Item = (&'a str, &'a str)>) {

@@ -1,0 +1,11 @@
+//! What is known of the cluster: name servers, topic routes, which brokers to greet. Sends nothing but route queries,
+//! heartbeats and the farewell.
+//!
+//! Nothing in this room blocks but the functions named `wait` and those that say until when.
+
+mod call;
+pub(crate) mod housekeeping;
+pub(crate) mod name_servers;
+mod route_query;
+pub(crate) mod routes;
+pub(crate) mod topic_route;

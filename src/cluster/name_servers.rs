@@ -1,0 +1,137 @@
+//! The list of name servers: how it is written, and which of them to ask next.
+
+use std::sync::Arc;
+
+use crate::net::sync::{AtomicUsize, Ordering};
+
+/// What separates addresses in a list, as in Java's `namesrvAddr`.
+const SEPARATOR: char = ';';
+
+/// The name servers of a cluster. All are equal; the one that answered last is asked first.
+#[derive(Debug)]
+pub(crate) struct NameServers {
+    addresses: Vec<Arc<str>>,
+    preferred: AtomicUsize,
+}
+
+impl NameServers {
+    /// Reads a list such as `10.0.0.1:9876;mq.example.com:9876;[::1]:9876`. `Err` says what is wrong with it.
+    pub(crate) fn parse(list: &str) -> Result<Self, String> {
+        let mut addresses: Vec<Arc<str>> = Vec::new();
+        for address in list
+            .split(SEPARATOR)
+            .map(str::trim)
+            .filter(|address| !address.is_empty())
+        {
+            check_address(address)?;
+            if !addresses.iter().any(|known| &**known == address) {
+                addresses.push(address.into());
+            }
+        }
+        if addresses.is_empty() {
+            return Err("no address is given; write host:port, several separated by ';'".to_owned());
+        }
+        Ok(Self {
+            addresses,
+            preferred: AtomicUsize::new(0),
+        })
+    }
+
+    /// All addresses in the order in which they are to be asked now.
+    pub(crate) fn in_order(&self) -> Vec<Arc<str>> {
+        let first = self.preferred.load(Ordering::Relaxed) % self.addresses.len().max(1);
+        let (before, from) = self
+            .addresses
+            .split_at_checked(first)
+            .unwrap_or((&[], &self.addresses));
+        from.iter().chain(before).map(Arc::clone).collect()
+    }
+
+    /// Remembers who answered.
+    pub(crate) fn answered(&self, address: &str) {
+        if let Some(index) = self.addresses.iter().position(|known| &**known == address) {
+            self.preferred.store(index, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn contains(&self, address: &str) -> bool {
+        self.addresses.iter().any(|known| &**known == address)
+    }
+}
+
+/// Checks the form `host:port`, with an IPv6 literal in brackets.
+fn check_address(address: &str) -> Result<(), String> {
+    if address.contains("://") {
+        return Err(format!("{address:?} is a URL; write host:port"));
+    }
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(format!(
+            "{address:?} has no valid port: {port:?} is not a number from 1 to 65535"
+        ));
+    }
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
+        return Err(format!(
+            "{address:?} has no valid host; separate several addresses by ';'"
+        ));
+    }
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.contains(':') && !is_bracketed {
+        return Err(format!(
+            "{address:?} looks like an IPv6 address; write it in brackets, as in [::1]:9876"
+        ));
+    }
+    if is_bracketed {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        if literal
+            .split('%')
+            .next()
+            .is_none_or(|ip| ip.parse::<std::net::Ipv6Addr>().is_err())
+        {
+            return Err(format!("{address:?} has no valid IPv6 address in its brackets"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(servers: &NameServers) -> Vec<String> {
+        servers.in_order().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_list_is_read_as_java_reads_it() {
+        let servers =
+            NameServers::parse(" 10.0.0.1:9876; mq.example.com:9876 ;[::1]:9876;;10.0.0.1:9876").unwrap();
+        assert_eq!(
+            order(&servers),
+            ["10.0.0.1:9876", "mq.example.com:9876", "[::1]:9876"]
+        );
+    }
+
+    #[test]
+    fn who_answered_is_asked_first_and_the_others_in_turn() {
+        let servers = NameServers::parse("a:1;b:1;c:1").unwrap();
+        servers.answered("b:1");
+        assert_eq!(order(&servers), ["b:1", "c:1", "a:1"]);
+    }
+
+    #[test]
+    fn a_bad_list_says_what_is_wrong() {
+        let reason = |list| NameServers::parse(list).unwrap_err();
+        assert!(reason(" ; ").contains("no address is given"));
+        assert!(reason("localhost").contains("has no port"));
+        assert!(reason("localhost:0").contains("not a number from 1 to 65535"));
+        assert!(reason("localhost:98765").contains("not a number from 1 to 65535"));
+        assert!(reason("::1:9876").contains("in brackets"));
+        assert!(reason("[::x]:9876").contains("no valid IPv6 address"));
+        assert!(reason("http://host:9876").contains("is a URL"));
+        assert!(reason("a:1,b:1").contains("separate several addresses by ';'"));
+        assert!(reason(":9876").contains("no valid host"));
+    }
+}

@@ -1,0 +1,207 @@
+//! One look-up of a route: name server after name server, until one answers or the time is over. Driven by completions;
+//! nothing waits.
+//!
+//! 1. `step` numbers the server that is being asked. A failure of an earlier step finds a later number and is dropped; an
+//!    answer is one, from whichever server and however late.
+//! 2. The state is never locked while something is sent or called.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    call::{Answer, call},
+    name_servers::NameServers,
+};
+use crate::{
+    code::{RequestCode, ResponseCode},
+    error::{Error, Phase, Written},
+    net::{
+        connection::{Connection, Request},
+        connections::Connections,
+        deadline::Deadline,
+        sync::Mutex,
+        timer::{Timer, TimerKey},
+    },
+    wire::request::route::{GetRoute, RouteData},
+};
+
+/// What a look-up found.
+#[derive(Debug)]
+pub(super) enum Found {
+    Route(RouteData),
+    /// A name server answers that it does not know the topic. Its address, and what it said.
+    Unknown {
+        address: Arc<str>,
+        remark: String,
+    },
+    /// No name server answered. What happened with each.
+    Nothing {
+        tried: Vec<Error>,
+        waited: Duration,
+    },
+}
+
+type Then = Box<dyn FnOnce(Found) + Send>;
+
+/// What a query needs of its surroundings.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) connections: Arc<Connections>,
+    pub(super) timer: Arc<Timer>,
+    pub(super) name_servers: Arc<NameServers>,
+    /// For all name servers together.
+    pub(super) timeout: Duration,
+}
+
+struct Progress {
+    step: usize,
+    tried: Vec<Error>,
+    alarm: Option<TimerKey>,
+    then: Option<Then>,
+}
+
+pub(super) struct RouteQuery {
+    means: Means,
+    topic: Arc<str>,
+    servers: Vec<Arc<str>>,
+    deadline: Deadline,
+    progress: Mutex<Progress>,
+}
+
+impl RouteQuery {
+    /// Asks for the route of `topic`; `then` is called once and must not block.
+    pub(super) fn start(means: Means, topic: Arc<str>, then: Then) {
+        let query = Arc::new(Self {
+            servers: means.name_servers.in_order(),
+            deadline: Deadline::after(means.timeout),
+            topic,
+            progress: Mutex::new(Progress {
+                step: 0,
+                tried: Vec::new(),
+                alarm: None,
+                then: Some(then),
+            }),
+            means,
+        });
+        query.ask(0);
+    }
+
+    fn ask(self: &Arc<Self>, step: usize) {
+        let Some(address) = self.servers.get(step) else {
+            return self.give_up();
+        };
+        // What is left is shared out, so that a silent server leaves time for the next.
+        let left = u32::try_from(self.servers.len() - step).unwrap_or(u32::MAX);
+        let share = self.deadline.remaining(Instant::now()) / left;
+        let until = Instant::now() + share;
+        let query = Arc::clone(self);
+        let alarm = self.means.timer.at(until, move || query.time_over(step, share));
+        let mut progress = self.progress.lock();
+        if progress.step == step && progress.then.is_some() {
+            progress.alarm = Some(alarm);
+        }
+        drop(progress);
+        let query = Arc::clone(self);
+        let then = move |ready| match ready {
+            Ok(connection) => query.send(step, &connection, share),
+            Err(error) => query.failed(step, error),
+        };
+        self.means.connections.when_ready(address, Box::new(then));
+    }
+
+    fn send(self: &Arc<Self>, step: usize, connection: &Arc<Connection>, share: Duration) {
+        let query = Arc::clone(self);
+        let address = Arc::clone(connection.address());
+        let header = GetRoute {
+            topic: &self.topic,
+            accept_standard_json_only: true,
+        };
+        let request = Request {
+            code: RequestCode::GET_ROUTEINFO_BY_TOPIC,
+            write_fields: |writer: &mut crate::wire::header::FieldWriter<'_>| header.write(writer),
+            body: &[],
+        };
+        call(connection, request, share, move |answer| match answer {
+            Ok(answer) => query.answered(step, address, answer),
+            Err(error) => query.failed(step, error),
+        });
+    }
+
+    fn answered(self: &Arc<Self>, step: usize, address: Arc<str>, answer: Answer) {
+        let protocol = |reason: String| Error::Protocol {
+            address: Arc::clone(&address),
+            written: Written::All,
+            reason: reason.into(),
+        };
+        match answer.code {
+            ResponseCode::SUCCESS => match RouteData::parse(&answer.body) {
+                Ok(data) => {
+                    self.means.name_servers.answered(&address);
+                    self.finish(Found::Route(data));
+                }
+                Err(error) => self.failed(step, protocol(format!("the topic route cannot be read: {error}"))),
+            },
+            ResponseCode::TOPIC_NOT_EXIST => {
+                self.means.name_servers.answered(&address);
+                let remark = answer.remark.unwrap_or_default();
+                self.finish(Found::Unknown { address, remark });
+            }
+            code => self.failed(step, Error::refused(&address, code, answer.remark.as_deref())),
+        }
+    }
+
+    fn time_over(self: &Arc<Self>, step: usize, waited: Duration) {
+        let target = self
+            .servers
+            .get(step)
+            .map_or_else(|| Arc::clone(&self.topic), Arc::clone);
+        self.failed(
+            step,
+            Error::Timeout {
+                phase: Phase::Route,
+                target,
+                waited,
+                written: Written::Nothing,
+            },
+        );
+    }
+
+    fn failed(self: &Arc<Self>, step: usize, error: Error) {
+        let mut progress = self.progress.lock();
+        if progress.step != step || progress.then.is_none() {
+            return;
+        }
+        progress.step += 1;
+        progress.tried.push(error);
+        let alarm = progress.alarm.take();
+        drop(progress);
+        if let Some(alarm) = alarm {
+            self.means.timer.cancel(alarm);
+        }
+        self.ask(step + 1);
+    }
+
+    fn give_up(&self) {
+        let tried = std::mem::take(&mut self.progress.lock().tried);
+        self.finish(Found::Nothing {
+            tried,
+            waited: self.deadline.waited(),
+        });
+    }
+
+    /// Only the first call counts.
+    fn finish(&self, found: Found) {
+        let mut progress = self.progress.lock();
+        let alarm = progress.alarm.take();
+        let then = progress.then.take();
+        drop(progress);
+        if let Some(alarm) = alarm {
+            self.means.timer.cancel(alarm);
+        }
+        if let Some(then) = then {
+            then(found);
+        }
+    }
+}

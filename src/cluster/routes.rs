@@ -1,0 +1,437 @@
+//! Topic -> route. Looks up what is unknown, once however many ask, and refreshes what is known.
+//!
+//! 1. The lock is never held while something is sent, called or logged: loggers are the user's code.
+//! 2. At most one look-up per topic is under way. Whoever needs its result leaves a continuation, which is called exactly
+//!    once and must not block.
+//! 3. A refresh that fails keeps the old route: sends go on while all name servers are down.
+//! 4. A topic that nobody sends to is forgotten, so the table cannot grow for ever.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    name_servers::NameServers,
+    route_query::{Found, Means, RouteQuery},
+    topic_route::TopicRoute,
+};
+use crate::{
+    error::{Error, Phase, Written},
+    net::{
+        connections::Connections,
+        deadline::Deadline,
+        sync::{AtomicBool, AtomicUsize, Mutex, Ordering, channel},
+        timer::Timer,
+    },
+    wire::request::route::RouteData,
+};
+
+/// A name server that has just been restarted knows nothing for a while: a known route is given up when so many refreshes
+/// by the clock in a row find the topic unknown. Refreshes that failed sends ask for do not count, since they come as
+/// quickly as sends fail.
+const UNKNOWN_REFRESHES: u32 = 3;
+
+/// Failed sends have a topic looked up at most so often.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// A topic is forgotten after so many refreshes without a send: ten minutes.
+const IDLE_REFRESHES: u32 = 20;
+
+/// Called with the route, or with why there is none.
+pub(crate) type RouteContinuation = Box<dyn FnOnce(Result<Arc<TopicRoute>, Error>) + Send>;
+
+struct Topic {
+    route: Option<Arc<TopicRoute>>,
+    waiting: Vec<RouteContinuation>,
+    /// A look-up is under way.
+    asking: bool,
+    /// It was asked for by the clock.
+    by_clock: bool,
+    /// When the latest look-up was begun.
+    asked: Instant,
+    unknown_refreshes: u32,
+    used: AtomicBool,
+    idle_refreshes: u32,
+    cursor: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Table {
+    topics: HashMap<Arc<str>, Topic>,
+    closed: bool,
+}
+
+/// How topics that do not exist yet are sent to.
+#[derive(Clone, Debug)]
+pub(crate) struct TemplateTopic {
+    /// The topic whose route stands in, `TBW102` unless the brokers are configured otherwise.
+    pub(crate) name: Arc<str>,
+    /// Most queues per broker that a new topic gets.
+    pub(crate) most_queues: u32,
+}
+
+pub(crate) struct Routes {
+    table: Mutex<Table>,
+    means: Means,
+    template: TemplateTopic,
+}
+
+/// What one look-up ended with.
+enum Outcome {
+    Route(TopicRoute),
+    Unknown(Error),
+    Failed(Error),
+}
+
+impl Routes {
+    pub(crate) fn new(
+        connections: Arc<Connections>,
+        timer: Arc<Timer>,
+        name_servers: Arc<NameServers>,
+        timeout: Duration,
+        template: TemplateTopic,
+    ) -> Arc<Self> {
+        let means = Means {
+            connections,
+            timer,
+            name_servers,
+            timeout,
+        };
+        Arc::new(Self {
+            table: Mutex::new(Table::default()),
+            means,
+            template,
+        })
+    }
+
+    /// The route of a topic, if it is known.
+    pub(crate) fn known(&self, topic: &str) -> Option<Arc<TopicRoute>> {
+        let table = self.table.lock();
+        let topic = table.topics.get(topic)?;
+        if !topic.used.load(Ordering::Relaxed) {
+            topic.used.store(true, Ordering::Relaxed);
+        }
+        topic.route.clone()
+    }
+
+    /// Calls `then` with the route: now, or when it has been looked up.
+    pub(crate) fn when_known(self: &Arc<Self>, topic: &Arc<str>, then: RouteContinuation) {
+        let mut table = self.table.lock();
+        if table.closed {
+            drop(table);
+            return then(Err(Error::ShutDown));
+        }
+        let entry = table.topics.entry(Arc::clone(topic)).or_insert_with(Topic::new);
+        if let Some(route) = &entry.route {
+            let route = Arc::clone(route);
+            drop(table);
+            return then(Ok(route));
+        }
+        entry.waiting.push(then);
+        let start = entry.begin();
+        drop(table);
+        if start {
+            self.look_up(topic);
+        }
+    }
+
+    /// Blocks until the route is known, its look-up has failed, or the deadline is over.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        topic: &Arc<str>,
+        deadline: &Deadline,
+    ) -> Result<Arc<TopicRoute>, Error> {
+        if let Some(route) = self.known(topic) {
+            return Ok(route);
+        }
+        let began = Instant::now();
+        let (sender, receiver) = channel::bounded(1);
+        // The receiver may have gone when its deadline was over.
+        self.when_known(topic, Box::new(move |found| drop(sender.try_send(found))));
+        receiver
+            .recv_deadline(deadline.at())
+            .unwrap_or_else(|_| Err(self.late(topic, began.elapsed())))
+    }
+
+    /// What whoever waits for a route reports when the time is over.
+    pub(crate) fn late(&self, topic: &str, waited: Duration) -> Error {
+        let servers: Vec<_> = self
+            .means
+            .name_servers
+            .in_order()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let target = format!("topic {topic}, name servers {}", servers.join(";"));
+        Error::Timeout {
+            phase: Phase::Route,
+            target: target.into(),
+            waited,
+            written: Written::Nothing,
+        }
+    }
+
+    /// Looks a known topic up again in the background, for example because a broker of its route is gone.
+    pub(crate) fn refresh(self: &Arc<Self>, topic: &Arc<str>) {
+        let mut table = self.table.lock();
+        let entry = table.topics.get_mut(topic);
+        let start = entry.is_some_and(|entry| entry.asked.elapsed() >= REFRESH_PAUSE && entry.begin());
+        drop(table);
+        if start {
+            self.look_up(topic);
+        }
+    }
+
+    /// Looks all topics up again, and forgets those that nobody sends to.
+    pub(crate) fn refresh_all(self: &Arc<Self>) {
+        let mut table = self.table.lock();
+        table.topics.retain(|_, topic| topic.is_wanted());
+        let mut to_ask = Vec::new();
+        for (name, topic) in &mut table.topics {
+            topic.by_clock = true;
+            if topic.begin() {
+                to_ask.push(Arc::clone(name));
+            }
+        }
+        drop(table);
+        for topic in &to_ask {
+            self.look_up(topic);
+        }
+    }
+
+    /// Whether a route names this address, or a look-up that may do so is under way.
+    pub(crate) fn may_need(&self, address: &str) -> bool {
+        let table = self.table.lock();
+        let names = |topic: &Topic| {
+            topic
+                .route
+                .as_ref()
+                .is_some_and(|route| route.has_address(address))
+        };
+        table
+            .topics
+            .values()
+            .any(|topic| topic.route.is_none() || names(topic))
+    }
+
+    /// Fails everybody who waits, and everybody who comes later.
+    pub(crate) fn close(&self) {
+        let mut table = self.table.lock();
+        table.closed = true;
+        let topics = std::mem::take(&mut table.topics);
+        drop(table);
+        let waiting = topics.into_values().flat_map(|topic| topic.waiting);
+        waiting.for_each(|then| then(Err(Error::ShutDown)));
+    }
+
+    fn look_up(self: &Arc<Self>, topic: &Arc<str>) {
+        let routes = Arc::clone(self);
+        let asked = Arc::clone(topic);
+        let then = move |found| match found {
+            Found::Route(data) => routes.settle(&asked, routes.read_route(&asked, &data)),
+            Found::Unknown { address, remark } => routes.ask_for_template(&asked, address, remark),
+            Found::Nothing { tried, waited } => {
+                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited));
+            }
+        };
+        RouteQuery::start(self.means.clone(), Arc::clone(topic), Box::new(then));
+    }
+
+    /// The topic is unknown: brokers that create topics by themselves say so by the route of the template topic. Only an
+    /// answer leads here, never silence: else a slow name server would send messages to the wrong brokers.
+    fn ask_for_template(self: &Arc<Self>, topic: &Arc<str>, address: Arc<str>, remark: String) {
+        let routes = Arc::clone(self);
+        let asked = Arc::clone(topic);
+        let then = move |found| {
+            let outcome = match found {
+                Found::Route(data) => {
+                    let cursor = routes.cursor(&asked);
+                    match TopicRoute::from_template(&asked, &data, routes.template.most_queues, cursor) {
+                        Some(route) => Outcome::Route(route),
+                        None => Outcome::Unknown(routes.no_route(&asked, &address, &remark)),
+                    }
+                }
+                Found::Unknown { .. } => Outcome::Unknown(routes.no_route(&asked, &address, &remark)),
+                Found::Nothing { tried, waited } => Outcome::unreachable(&asked, tried, waited),
+            };
+            routes.settle(&asked, outcome);
+        };
+        RouteQuery::start(
+            self.means.clone(),
+            Arc::clone(&self.template.name),
+            Box::new(then),
+        );
+    }
+
+    fn no_route(&self, topic: &Arc<str>, address: &str, remark: &str) -> Error {
+        let remark = crate::error::printable(remark);
+        let template = &self.template.name;
+        let reason = format!(
+            "name server {address} does not know it ({remark}), and no broker creates topics by itself (there is no \
+             route for {template} either); create the topic first, or look whether the brokers are registered there"
+        );
+        Error::NoRoute {
+            topic: Arc::clone(topic),
+            reason: reason.into(),
+        }
+    }
+
+    fn read_route(&self, topic: &Arc<str>, data: &RouteData) -> Outcome {
+        match TopicRoute::from_data(topic, data, self.cursor(topic)) {
+            Some(route) => Outcome::Route(route),
+            None => Outcome::Unknown(Error::NoRoute {
+                topic: Arc::clone(topic),
+                reason: format!(
+                    "the topic exists, but none of its {} brokers has both a master and write permission for it",
+                    data.queue_datas.len()
+                )
+                .into(),
+            }),
+        }
+    }
+
+    fn cursor(&self, topic: &str) -> Arc<AtomicUsize> {
+        self.table
+            .lock()
+            .topics
+            .get(topic)
+            .map(|entry| Arc::clone(&entry.cursor))
+            .unwrap_or_default()
+    }
+
+    fn settle(&self, topic: &Arc<str>, outcome: Outcome) {
+        let mut table = self.table.lock();
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
+        };
+        entry.asking = false;
+        let waiting = std::mem::take(&mut entry.waiting);
+        let (result, change) = entry.take_in(outcome);
+        if result.is_err() && entry.route.is_none() {
+            // Asked for again when somebody sends again, not by the clock.
+            table.topics.remove(topic);
+        }
+        drop(table);
+        change.log(topic);
+        for then in waiting {
+            then(result.clone());
+        }
+    }
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self {
+            route: None,
+            waiting: Vec::new(),
+            asking: false,
+            by_clock: false,
+            asked: Instant::now(),
+            unknown_refreshes: 0,
+            used: AtomicBool::new(true),
+            idle_refreshes: 0,
+            cursor: Arc::new(AtomicUsize::new(random_start())),
+        }
+    }
+
+    fn is_wanted(&mut self) -> bool {
+        let used = self.used.swap(false, Ordering::Relaxed) || self.asking;
+        self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
+        self.idle_refreshes < IDLE_REFRESHES
+    }
+
+    /// Notes that a look-up begins. False if one is under way.
+    fn begin(&mut self) -> bool {
+        if self.asking {
+            return false;
+        }
+        self.asking = true;
+        self.asked = Instant::now();
+        true
+    }
+
+    /// Whether the known route is kept although the topic is unknown now. That more likely means that the name server
+    /// has just been restarted than that the topic is gone.
+    fn outlives_unknown(&mut self) -> bool {
+        self.unknown_refreshes += u32::from(self.by_clock);
+        self.unknown_refreshes < UNKNOWN_REFRESHES
+    }
+
+    /// Takes in what a look-up ended with, and says what those are told who wait for it.
+    fn take_in(&mut self, outcome: Outcome) -> (Result<Arc<TopicRoute>, Error>, Change) {
+        let known = self.route.clone();
+        let result = match (outcome, known) {
+            // The topic is not what is known, but what it would become if it did not exist.
+            (Outcome::Route(new), Some(old))
+                if new.from_template && !old.from_template && self.outlives_unknown() =>
+            {
+                (Ok(old), Change::None)
+            }
+            (Outcome::Route(new), old) => {
+                let is_same = old.is_some_and(|old| old.is_same(&new));
+                let change = if is_same {
+                    Change::None
+                } else {
+                    Change::New(new.queues.len(), new.brokers.len())
+                };
+                let new = Arc::new(new);
+                self.unknown_refreshes = 0;
+                self.route = Some(Arc::clone(&new));
+                (Ok(new), change)
+            }
+            (Outcome::Unknown(_), Some(old)) if self.outlives_unknown() => (Ok(old), Change::None),
+            (Outcome::Unknown(error), Some(_)) => {
+                self.route = None;
+                (Err(error.clone()), Change::GivenUp(error))
+            }
+            (Outcome::Failed(error), Some(old)) => (Ok(old), Change::Kept(error)),
+            (Outcome::Unknown(error) | Outcome::Failed(error), None) => (Err(error), Change::None),
+        };
+        self.by_clock = false;
+        result
+    }
+}
+
+/// What a look-up changed, for the log.
+enum Change {
+    None,
+    New(usize, usize),
+    Kept(Error),
+    GivenUp(Error),
+}
+
+impl Change {
+    fn log(&self, topic: &str) {
+        match self {
+            Self::None => {}
+            Self::New(queues, brokers) => {
+                log::info!("topic {topic}: the route has {queues} queues on {brokers} brokers");
+            }
+            Self::Kept(error) => log::debug!("topic {topic}: the old route is kept: {error}"),
+            Self::GivenUp(error) => log::warn!("topic {topic}: the route is given up: {error}"),
+        }
+    }
+}
+
+impl Outcome {
+    fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Self {
+        Self::Failed(Error::NameServersUnreachable {
+            topic: Arc::clone(topic),
+            waited,
+            tried: tried.into(),
+        })
+    }
+}
+
+/// Where a round robin begins: anywhere, so that many producers that start together do not all begin with the same
+/// queue (4.7.0 `ThreadLocalIndex`).
+fn random_start() -> usize {
+    use std::hash::{BuildHasher, RandomState};
+    usize::try_from(RandomState::new().hash_one(0_u8) & 0xFFFF).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    message::MessageQueue,
+    net::sync::AtomicUsize,
+    wire::request::route::{BrokerData, QueueData, RouteData},
+};
+
+/// The id of the master in a group of brokers.
+const MASTER_ID: i64 = 0;
+
+/// `PermName.PERM_WRITE`.
+const PERM_WRITE: u32 = 2;
+
+/// A broker that takes messages: the master of its group.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RouteBroker {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: Arc<str>,
+}
+
+/// A queue that takes messages, with the broker that holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishQueue {
+    pub(crate) queue: Arc<MessageQueue>,
+    pub(crate) broker: Arc<RouteBroker>,
+}
+
+/// Where messages of a topic can go. A snapshot: refreshing puts another in its place.
+#[derive(Debug)]
+pub(crate) struct TopicRoute {
+    pub(crate) topic: Arc<str>,
+    pub(crate) queues: Vec<PublishQueue>,
+    /// The same queues as users see them, in the same order.
+    pub(crate) listed: Vec<MessageQueue>,
+    pub(crate) brokers: Vec<Arc<RouteBroker>>,
+    /// Made from the template topic: the topic itself does not exist yet.
+    pub(crate) from_template: bool,
+    /// Where the round robin stands. It outlives the snapshot.
+    pub(crate) cursor: Arc<AtomicUsize>,
+}
+
+impl TopicRoute {
+    /// Makes the route of `topic` as 5.x and 4.7.0 `MQClientInstance.topicRouteData2TopicPublishInfo` do. `None` if no
+    /// broker takes messages.
+    pub(crate) fn from_data(topic: &Arc<str>, data: &RouteData, cursor: Arc<AtomicUsize>) -> Option<Self> {
+        let masters = masters(&data.broker_datas);
+        let queue_counts = match data.order_topic_conf.as_deref() {
+            Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
+            _ => writable_queue_counts(&data.queue_datas),
+        };
+        let mut route = Self {
+            topic: Arc::clone(topic),
+            queues: Vec::new(),
+            listed: Vec::new(),
+            brokers: Vec::new(),
+            from_template: false,
+            cursor,
+        };
+        for (broker_name, queue_count) in queue_counts {
+            let Some(broker) = masters.get(broker_name) else {
+                continue;
+            };
+            if queue_count > 0 && !route.brokers.contains(broker) {
+                route.brokers.push(Arc::clone(broker));
+            }
+            for queue_id in 0..queue_count {
+                let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
+                route.listed.push(queue.clone());
+                route.queues.push(PublishQueue {
+                    queue: Arc::new(queue),
+                    broker: Arc::clone(broker),
+                });
+            }
+        }
+        if route.queues.is_empty() {
+            None
+        } else {
+            Some(route)
+        }
+    }
+
+    /// Makes the route of a topic that does not exist yet from the template topic's: brokers create it with so many
+    /// queues when the first message comes (4.7.0 `MQClientInstance.updateTopicRouteInfoFromNameServer`).
+    pub(crate) fn from_template(
+        topic: &Arc<str>,
+        template: &RouteData,
+        most_queues: u32,
+        cursor: Arc<AtomicUsize>,
+    ) -> Option<Self> {
+        let mut data = template.clone();
+        for queue_data in &mut data.queue_datas {
+            queue_data.write_queue_nums = queue_data.read_queue_nums.min(most_queues);
+        }
+        Self::from_data(topic, &data, cursor).map(|route| Self {
+            from_template: true,
+            ..route
+        })
+    }
+
+    /// Whether the other names the same queues on the same addresses.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.brokers == other.brokers
+            && self.listed == other.listed
+            && self.from_template == other.from_template
+    }
+
+    pub(crate) fn has_address(&self, address: &str) -> bool {
+        self.brokers.iter().any(|broker| &*broker.address == address)
+    }
+
+    /// The queue of a name, if messages can be sent to it.
+    pub(crate) fn find(&self, queue: &MessageQueue) -> Option<&PublishQueue> {
+        self.queues.iter().find(|known| *known.queue == *queue)
+    }
+}
+
+fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
+    let master = |data: &BrokerData| {
+        let address = data.broker_addresses.get(&MASTER_ID)?;
+        Some(Arc::new(RouteBroker {
+            name: data.broker_name.as_str().into(),
+            address: address.as_str().into(),
+        }))
+    };
+    broker_datas
+        .iter()
+        .filter_map(|data| Some((data.broker_name.as_str(), master(data)?)))
+        .collect()
+}
+
+/// Sorted by broker name, so that clients that number the queues agree whatever order the name server sends.
+fn writable_queue_counts(queue_datas: &[QueueData]) -> Vec<(&str, u32)> {
+    let writable = queue_datas.iter().filter(|data| data.perm & PERM_WRITE != 0);
+    let mut counts: Vec<_> = writable
+        .map(|data| (data.broker_name.as_str(), data.write_queue_nums))
+        .collect();
+    counts.sort_by_key(|(broker_name, _)| *broker_name);
+    counts
+}
+
+/// `brokerA:4;brokerB:4`, kept for strictly ordered topics in the name server's configuration. What is malformed is
+/// left out.
+fn ordered_queue_counts(conf: &str) -> Vec<(&str, u32)> {
+    let entry = |text: &'_ str| -> Option<(usize, u32)> {
+        let (broker_name, count) = text.rsplit_once(':')?;
+        Some((broker_name.len(), count.trim().parse().ok()?))
+    };
+    let parse = |text| entry(text).and_then(|(length, count)| Some((text.get(..length)?, count)));
+    let limit = crate::wire::limits::MAX_QUEUES_PER_TOPIC;
+    conf.split(';')
+        .filter_map(parse)
+        .filter(|(_, count)| *count <= limit)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(name: &str, ids: &[i64]) -> BrokerData {
+        BrokerData {
+            cluster: "c".to_owned(),
+            broker_name: name.to_owned(),
+            broker_addresses: ids.iter().map(|id| (*id, format!("10.0.0.{id}:10911"))).collect(),
+        }
+    }
+
+    fn queues(name: &str, write: u32, perm: u32) -> QueueData {
+        QueueData {
+            broker_name: name.to_owned(),
+            read_queue_nums: 8,
+            write_queue_nums: write,
+            perm,
+            topic_sys_flag: 0,
+        }
+    }
+
+    fn names(route: &TopicRoute) -> Vec<String> {
+        route.queues.iter().map(|known| known.queue.to_string()).collect()
+    }
+
+    fn from_data(data: &RouteData) -> Option<TopicRoute> {
+        TopicRoute::from_data(&"t".into(), data, Arc::default())
+    }
+
+    #[test]
+    fn only_writable_queues_of_brokers_with_a_master_count_sorted_by_broker_name() {
+        let data = RouteData {
+            broker_datas: vec![
+                broker("b", &[0, 1]),
+                broker("slave-only", &[1]),
+                broker("a", &[0]),
+                broker("ro", &[0]),
+            ],
+            queue_datas: vec![
+                queues("b", 1, 6),
+                queues("slave-only", 2, 6),
+                queues("a", 2, 6),
+                queues("ro", 2, 4),
+            ],
+            order_topic_conf: None,
+        };
+        let route = from_data(&data).unwrap();
+        assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@b#0"]);
+        assert_eq!(route.brokers.len(), 2);
+        assert!(
+            from_data(&RouteData {
+                queue_datas: vec![queues("ro", 2, 4)],
+                ..data
+            })
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn the_order_configuration_wins_over_permissions() {
+        let data = RouteData {
+            broker_datas: vec![broker("b", &[0]), broker("a", &[0])],
+            queue_datas: vec![queues("a", 8, 4)],
+            order_topic_conf: Some("b:1;a:2;broken;gone:1;".to_owned()),
+        };
+        assert_eq!(names(&from_data(&data).unwrap()), ["t@b#0", "t@a#0", "t@a#1"]);
+    }
+
+    #[test]
+    fn a_new_topic_takes_its_queues_from_the_template_up_to_the_cap() {
+        let data = RouteData {
+            broker_datas: vec![broker("a", &[0])],
+            queue_datas: vec![queues("a", 8, 7)],
+            order_topic_conf: None,
+        };
+        let route = TopicRoute::from_template(&"t".into(), &data, 4, Arc::default()).unwrap();
+        assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@a#2", "t@a#3"]);
+        assert!(route.from_template);
+    }
+}

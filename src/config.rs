@@ -1,0 +1,313 @@
+//! Every setting of a producer as plain data: each default is a named constant with its reason, and everything is checked
+//! once, at start.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use crate::{code::ResponseCode, error::Error, message::names};
+
+/// The whole send, all attempts and look-ups together (`DefaultMQProducer.sendMsgTimeout`).
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Attempts after the first (`retryTimesWhenSendFailed`, `retryTimesWhenSendAsyncFailed`).
+pub(crate) const RETRIES: u32 = 2;
+
+/// More attempts than this cannot help, and each is kept in the account of the send.
+pub(crate) const MOST_RETRIES: u32 = 15;
+
+/// 4.7.0 brokers refuse a stored record over 4 MiB (`maxMessageSize`).
+pub(crate) const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024;
+
+/// Frames end at 16 MiB; a record needs room for its header.
+const MOST_MESSAGE_SIZE: usize = 15 * 1024 * 1024;
+
+/// 5.5.0 adds up to some hundred bytes of its own to the properties and refuses what is then over 32,767.
+pub(crate) const MAX_PROPERTIES_SIZE: usize = 32_000;
+
+/// What a stored record has room for.
+const MOST_PROPERTIES_SIZE: usize = 32_767;
+
+/// Asynchronous sends that are not finished (5.x `backPressureForAsyncSendNum`).
+pub(crate) const MAX_ASYNC_IN_FLIGHT: usize = 1024;
+
+/// Bytes of asynchronous sends that are not finished (5.x `backPressureForAsyncSendSize`).
+pub(crate) const MAX_ASYNC_BYTES: usize = 100 * 1024 * 1024;
+
+/// More would need opaques that wrap within one timeout.
+const MOST_ASYNC_IN_FLIGHT: usize = 1 << 22;
+
+/// Room for requests of blocked threads in each connection's table, beside the asynchronous ones.
+pub(crate) const BLOCKING_IN_FLIGHT: usize = 1024;
+
+/// One connection attempt, all addresses of the name together (`connectTimeoutMillis`).
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One look-up of a route, all name servers together (`mqClientApiTimeout`).
+pub(crate) const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `pollNameServerInterval`.
+pub(crate) const ROUTE_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// `heartbeatBrokerInterval`. Brokers forget a producer after 120 s.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Queues per broker of a topic that is created by its first message (`defaultTopicQueueNums`).
+pub(crate) const DEFAULT_TOPIC_QUEUE_NUMS: u32 = 4;
+
+/// What dropping the last handle waits for sends that are on their way.
+pub(crate) const DROP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `MQVersion` of 5.5.0. From 401 on name servers send standard JSON, above 475 a broker that shuts down says so.
+pub(crate) const CLAIMED_VERSION: i32 = 513;
+
+/// `LanguageCode.OTHER`: known to all versions, while 4.7.0 does not know `RUST`.
+pub(crate) const LANGUAGE_CODE: u8 = 7;
+
+/// The highest code that `LanguageCode` of 5.5.0 knows.
+const LAST_LANGUAGE_CODE: u8 = 13;
+
+/// The pause before a busy broker is asked again: a tenth of the time that brokers let a send wait in their queue (200 ms)
+/// before they shed it.
+pub(crate) const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+
+/// The longest pause, so that a broker that is back is found within about a second.
+pub(crate) const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Codes after which another attempt may succeed: those of 4.7.0 (`sendDefaultImpl`) and what 5.x added
+/// (`retryResponseCodes`: 2 and 1500).
+pub(crate) const RETRY_RESPONSE_CODES: &[ResponseCode] = &[
+    ResponseCode::TOPIC_NOT_EXIST,
+    ResponseCode::SERVICE_NOT_AVAILABLE,
+    ResponseCode::SYSTEM_ERROR,
+    ResponseCode::NO_PERMISSION,
+    ResponseCode::NO_BUYER_ID,
+    ResponseCode::NOT_IN_CURRENT_UNIT,
+    ResponseCode::SYSTEM_BUSY,
+    ResponseCode::GO_AWAY,
+];
+
+/// How the headers of requests are written. Both are understood by all brokers from 4.7.0 to 5.5.0; answers are read by
+/// what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderSerialization {
+    /// JSON, what `DefaultMQProducer` sends by default.
+    #[default]
+    Json,
+    /// RocketMQ's own binary form, which is shorter and quicker to read (`rocketmq.serialize.type=ROCKETMQ`).
+    Binary,
+}
+
+/// Whether a message that may be stored already is sent again. RocketMQ stores whatever it is sent, so a second copy is only
+/// avoided by not sending it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Redelivery {
+    /// A message whose outcome is unknown is sent again: it is stored at least once if any broker can be reached, and
+    /// maybe twice. What `DefaultMQProducer` does, and the default.
+    #[default]
+    AtLeastOnce,
+    /// Only what is certainly not stored is sent again: an attempt that never left as a whole, or that a broker refused. An
+    /// unknown outcome ends the send.
+    NoDuplicates,
+    /// Only what no broker has seen as a whole is sent again: even a refusal ends the send.
+    AtMostOnce,
+}
+
+/// The settings of a producer, as the builder collects them.
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerConfig {
+    pub(crate) producer_group: String,
+    pub(crate) name_servers: Option<String>,
+    pub(crate) instance_name: Option<String>,
+    pub(crate) client_ip: Option<IpAddr>,
+    pub(crate) send_timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) async_retries: u32,
+    pub(crate) retry_another_broker_when_not_store_ok: bool,
+    pub(crate) redelivery: Redelivery,
+    pub(crate) back_off: (Duration, Duration),
+    pub(crate) delivery_timeout: Option<Duration>,
+    pub(crate) retry_response_codes: Arc<[ResponseCode]>,
+    pub(crate) max_message_size: usize,
+    pub(crate) max_properties_size: usize,
+    pub(crate) max_async_in_flight: usize,
+    pub(crate) max_async_bytes: usize,
+    pub(crate) callback_threads: usize,
+    pub(crate) create_topic_key: String,
+    pub(crate) default_topic_queue_nums: u32,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) name_server_timeout: Duration,
+    pub(crate) route_refresh_interval: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) header_serialization: HeaderSerialization,
+    pub(crate) claimed_version: i32,
+    pub(crate) language_code: u8,
+}
+
+impl ProducerConfig {
+    pub(crate) fn new(producer_group: String) -> Self {
+        Self {
+            producer_group,
+            name_servers: None,
+            instance_name: None,
+            client_ip: None,
+            send_timeout: SEND_TIMEOUT,
+            retries: RETRIES,
+            async_retries: RETRIES,
+            retry_another_broker_when_not_store_ok: false,
+            redelivery: Redelivery::default(),
+            back_off: (FIRST_BACK_OFF, LONGEST_BACK_OFF),
+            delivery_timeout: None,
+            retry_response_codes: RETRY_RESPONSE_CODES.into(),
+            max_message_size: MAX_MESSAGE_SIZE,
+            max_properties_size: MAX_PROPERTIES_SIZE,
+            max_async_in_flight: MAX_ASYNC_IN_FLIGHT,
+            max_async_bytes: MAX_ASYNC_BYTES,
+            // As `clientCallbackExecutorThreads`: one per core.
+            callback_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            create_topic_key: names::TEMPLATE_TOPIC.to_owned(),
+            default_topic_queue_nums: DEFAULT_TOPIC_QUEUE_NUMS,
+            connect_timeout: CONNECT_TIMEOUT,
+            name_server_timeout: NAME_SERVER_TIMEOUT,
+            route_refresh_interval: ROUTE_REFRESH_INTERVAL,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            header_serialization: HeaderSerialization::default(),
+            claimed_version: CLAIMED_VERSION,
+            language_code: LANGUAGE_CODE,
+        }
+    }
+
+    /// Checks what can be checked without the network.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let invalid = |setting, reason| Err(Error::InvalidConfig { setting, reason });
+        if let Err(reason) = names::check_group(&self.producer_group) {
+            return invalid("producer_group", reason);
+        }
+        if let Some(reason) = self.instance_name.as_deref().and_then(instance_name_fault) {
+            return invalid("instance_name", reason);
+        }
+        for (setting, value) in [
+            ("send_timeout", self.send_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("name_server_timeout", self.name_server_timeout),
+            ("route_refresh_interval", self.route_refresh_interval),
+            ("heartbeat_interval", self.heartbeat_interval),
+        ] {
+            if value < Duration::from_millis(1) {
+                return invalid(setting, format!("{value:?} is too short; the least is 1ms"));
+            }
+        }
+        for (setting, value, least, most) in [
+            ("retries", count(self.retries), 0, count(MOST_RETRIES)),
+            ("async_retries", count(self.async_retries), 0, count(MOST_RETRIES)),
+            ("max_message_size", self.max_message_size, 1, MOST_MESSAGE_SIZE),
+            (
+                "max_properties_size",
+                self.max_properties_size,
+                64,
+                MOST_PROPERTIES_SIZE,
+            ),
+            (
+                "max_async_in_flight",
+                self.max_async_in_flight,
+                1,
+                MOST_ASYNC_IN_FLIGHT,
+            ),
+            ("max_async_bytes", self.max_async_bytes, 1, usize::MAX),
+            ("callback_threads", self.callback_threads, 1, 1024),
+            (
+                "default_topic_queue_nums",
+                count(self.default_topic_queue_nums),
+                1,
+                65_536,
+            ),
+            (
+                "language_code",
+                usize::from(self.language_code),
+                0,
+                usize::from(LAST_LANGUAGE_CODE),
+            ),
+            (
+                "claimed_version",
+                usize::try_from(self.claimed_version).unwrap_or(usize::MAX),
+                0,
+                32_767,
+            ),
+        ] {
+            if value < least || value > most {
+                return invalid(setting, format!("{value} is not from {least} to {most}"));
+            }
+        }
+        if self.back_off.0.is_zero() || self.back_off.0 > self.back_off.1 {
+            let (first, longest) = self.back_off;
+            return invalid(
+                "back_off",
+                format!("the first pause is {first:?} and the longest {longest:?}"),
+            );
+        }
+        if let Some(delivery) = self
+            .delivery_timeout
+            .filter(|delivery| *delivery < self.send_timeout)
+        {
+            let reason = format!(
+                "{delivery:?} is shorter than the send timeout of {:?}",
+                self.send_timeout
+            );
+            return invalid("delivery_timeout", reason);
+        }
+        if self.create_topic_key.trim().is_empty() {
+            return invalid("create_topic_key", "the template topic is blank".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn instance_name_fault(name: &str) -> Option<String> {
+    const LONGEST: usize = 255;
+    if name.trim().is_empty() {
+        return Some("it is blank".to_owned());
+    }
+    if name.len() > LONGEST || name.chars().any(|c| c.is_control() || c == '@') {
+        return Some(format!(
+            "{name:?} is longer than {LONGEST} bytes, or contains '@' or a control character"
+        ));
+    }
+    None
+}
+
+fn count(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(change: impl FnOnce(&mut ProducerConfig)) -> String {
+        let mut config = ProducerConfig::new("group".to_owned());
+        change(&mut config);
+        config.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert!(ProducerConfig::new("group".to_owned()).check().is_ok());
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_with_its_rule_and_value() {
+        assert_eq!(
+            fault(|c| c.retries = 16),
+            "invalid setting retries: 16 is not from 0 to 15"
+        );
+        assert!(
+            fault(|c| c.producer_group = "a b".to_owned()).contains("producer group \"a b\" contains ' '")
+        );
+        assert!(fault(|c| c.send_timeout = Duration::ZERO).contains("send_timeout: 0ns is too short"));
+        assert!(fault(|c| c.max_message_size = 0).contains("max_message_size"));
+        assert!(fault(|c| c.max_properties_size = 40_000).contains("40000 is not from 64 to 32767"));
+        assert!(fault(|c| c.callback_threads = 0).contains("callback_threads"));
+        assert!(fault(|c| c.instance_name = Some("a@b".to_owned())).contains("instance_name"));
+        assert!(fault(|c| c.language_code = 14).contains("language_code"));
+    }
+}

@@ -1,0 +1,317 @@
+//! Everything that can go wrong, as values that answer the one question of a producer's user: what became of my
+//! message? No I/O happens here.
+
+mod attempts;
+mod delivery;
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+pub use attempts::{Attempt, FailedSend};
+pub use delivery::{Delivery, Phase, Written};
+pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
+
+use crate::code::ResponseCode;
+
+/// Why something failed. [`Error::delivery`] says what became of the message.
+///
+/// Errors are cheap to clone, and never contain a message body or a secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting of the producer cannot work. Nothing was started.
+    InvalidConfig {
+        /// The name of the setting, as in the builder.
+        setting: &'static str,
+        /// The rule that is broken, and the value.
+        reason: String,
+    },
+    /// The message breaks a rule. Nothing has left the process.
+    InvalidMessage {
+        /// The rule that is broken, and the value.
+        reason: String,
+    },
+    /// No name server could be asked for the route of the topic.
+    NameServersUnreachable {
+        /// The topic.
+        topic: Arc<str>,
+        /// How long it was tried.
+        waited: Duration,
+        /// Each name server that was tried, with what happened.
+        tried: Arc<[Error]>,
+    },
+    /// The name servers answer, but know no broker that takes messages for the topic.
+    NoRoute {
+        /// The topic.
+        topic: Arc<str>,
+        /// What the name servers said, and what to look at.
+        reason: Arc<str>,
+    },
+    /// An address could not be connected to.
+    Connect {
+        /// The address as the route or the configuration names it.
+        address: Arc<str>,
+        /// How long it was tried.
+        waited: Duration,
+        /// The error of the operating system or of the resolver.
+        source: Arc<io::Error>,
+    },
+    /// The connection ended while the request was on its way.
+    ConnectionLost {
+        /// The address of the peer.
+        address: Arc<str>,
+        /// How much of the request had been written.
+        written: Written,
+        /// How long the request had been on its way.
+        waited: Duration,
+        /// Why the connection ended.
+        source: Arc<io::Error>,
+    },
+    /// The time was over.
+    Timeout {
+        /// What was waited for.
+        phase: Phase,
+        /// The address or the topic that was waited for.
+        target: Arc<str>,
+        /// How long it was waited.
+        waited: Duration,
+        /// How much of the request had been written.
+        written: Written,
+    },
+    /// A broker or a name server answered with a refusal.
+    Refused {
+        /// The address of the peer.
+        address: Arc<str>,
+        /// The code of the answer.
+        code: ResponseCode,
+        /// The text of the answer, cut at 1 KiB and with control characters escaped.
+        remark: Arc<str>,
+    },
+    /// The peer sent something that is not RocketMQ's protocol, or an answer that lacks what it must contain.
+    Protocol {
+        /// The address of the peer.
+        address: Arc<str>,
+        /// How much of the request had been written.
+        written: Written,
+        /// What was wrong.
+        reason: Arc<str>,
+    },
+    /// The send was attempted and failed: every attempt is listed.
+    Failed(Box<FailedSend>),
+    /// The producer is shut down, or was shut down before the send could be attempted.
+    ShutDown,
+    /// An ordered message before this one in the same queue ended without a verdict, so whether this one may follow cannot be
+    /// told. It has not been sent.
+    OrderEnded {
+        /// The queue whose order ended, as `topic@broker#id`.
+        queue: Arc<str>,
+    },
+    /// The operating system refused a thread.
+    Thread {
+        /// What the thread was for.
+        purpose: &'static str,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
+}
+
+impl Error {
+    /// What may have become of the message.
+    ///
+    /// For a send with several attempts it is [`Delivery::Unknown`] if any attempt was.
+    pub fn delivery(&self) -> Delivery {
+        match self {
+            Self::InvalidConfig { .. }
+            | Self::InvalidMessage { .. }
+            | Self::NameServersUnreachable { .. }
+            | Self::NoRoute { .. }
+            | Self::Connect { .. }
+            | Self::ShutDown
+            | Self::OrderEnded { .. }
+            | Self::Thread { .. } => Delivery::NotStored,
+            Self::ConnectionLost { written, .. }
+            | Self::Timeout { written, .. }
+            | Self::Protocol { written, .. } => written.delivery(),
+            Self::Refused { code, remark, .. } => delivery::refusal_delivery(*code, remark),
+            Self::Failed(failed) => failed.delivery(),
+        }
+    }
+
+    /// The broker's code, if the last word was a broker's or a name server's refusal.
+    pub fn response_code(&self) -> Option<ResponseCode> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Failed(failed) => failed.last_error().and_then(Self::response_code),
+            _ => None,
+        }
+    }
+
+    /// Whether the time ran out, in whatever phase.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Failed(failed) => failed.last_error().is_some_and(Self::is_timeout),
+            _ => false,
+        }
+    }
+
+    /// Whether the cluster may get over it, without anything being changed here.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::NameServersUnreachable { .. }
+                | Self::NoRoute { .. }
+                | Self::Timeout { .. }
+                | Self::Connect { .. }
+        )
+    }
+
+    /// The attempts of a failed send, none if it failed before the first.
+    pub fn attempts(&self) -> &[Attempt] {
+        match self {
+            Self::Failed(failed) => failed.attempts(),
+            _ => &[],
+        }
+    }
+
+    /// A refusal with a remark from the network: cut and escaped before it can reach a log.
+    pub(crate) fn refused(address: &Arc<str>, code: ResponseCode, remark: Option<&str>) -> Self {
+        let remark = printable(remark.unwrap_or("(no remark)"));
+        Self::Refused {
+            address: Arc::clone(address),
+            code,
+            remark: remark.into(),
+        }
+    }
+}
+
+/// Text from a peer made fit for logs: control characters escaped, at most [`LONGEST_REMARK`] bytes or so.
+pub(crate) fn printable(text: &str) -> String {
+    const LONGEST_REMARK: usize = 1024;
+    let mut shown = String::with_capacity(text.len().min(LONGEST_REMARK));
+    for character in text.chars() {
+        if shown.len() >= LONGEST_REMARK {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidConfig { setting, reason } => write!(f, "invalid setting {setting}: {reason}"),
+            Self::InvalidMessage { reason } => write!(f, "invalid message: {reason}"),
+            Self::NameServersUnreachable { topic, waited, tried } => {
+                write!(
+                    f,
+                    "no name server could be asked for the route of topic {topic} within {waited:.1?}:"
+                )?;
+                tried.iter().enumerate().try_for_each(|(number, error)| {
+                    write!(f, "{} {error}", if number == 0 { "" } else { ";" })
+                })
+            }
+            Self::NoRoute { topic, reason } => write!(f, "no route for topic {topic}: {reason}"),
+            Self::Connect {
+                address,
+                waited,
+                source,
+            } => {
+                write!(f, "cannot connect to {address} (after {waited:.1?}): {source}")
+            }
+            Self::ConnectionLost {
+                address,
+                written,
+                waited,
+                source,
+            } => {
+                write!(
+                    f,
+                    "connection to {address} lost after {waited:.1?} ({written}): {source}"
+                )
+            }
+            Self::Timeout {
+                phase,
+                target,
+                waited,
+                written,
+            } => {
+                write!(
+                    f,
+                    "time over after {waited:.1?} while {phase}: {target} ({written})"
+                )
+            }
+            Self::Refused {
+                address,
+                code,
+                remark,
+            } => write!(f, "{address} answered {code}: {remark}"),
+            Self::Protocol {
+                address,
+                written,
+                reason,
+            } => {
+                write!(f, "{address} broke the protocol ({written}): {reason}")
+            }
+            Self::Failed(failed) => failed.fmt(f),
+            Self::ShutDown => f.write_str("the producer is shut down"),
+            Self::OrderEnded { queue } => write!(
+                f,
+                "not sent: the outcome of an ordered message before it in queue {queue} is unknown, which ends the order"
+            ),
+            Self::Thread { purpose, source } => write!(f, "cannot start a thread for {purpose}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect { source, .. }
+            | Self::ConnectionLost { source, .. }
+            | Self::Thread { source, .. } => Some(&**source),
+            Self::NameServersUnreachable { tried, .. } => tried.last().map(|error| error as _),
+            Self::Failed(failed) => failed.last_error().map(|error| error as _),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_stay_small_enough_to_return_by_value() {
+        assert!(size_of::<Error>() <= 64, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn text_from_a_peer_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert!(printable(&"x".repeat(100_000)).len() < 1100);
+    }
+
+    #[test]
+    fn a_written_request_without_a_verdict_is_unknown() {
+        let address: Arc<str> = "10.0.0.1:10911".into();
+        let lost = |written| Error::ConnectionLost {
+            address: Arc::clone(&address),
+            written,
+            waited: Duration::from_millis(3),
+            source: Arc::new(io::ErrorKind::ConnectionReset.into()),
+        };
+        assert_eq!(lost(Written::Nothing).delivery(), Delivery::NotStored);
+        assert_eq!(lost(Written::Part).delivery(), Delivery::NotStored);
+        assert_eq!(lost(Written::All).delivery(), Delivery::Unknown);
+        assert_eq!(
+            lost(Written::All).to_string(),
+            "connection to 10.0.0.1:10911 lost after 3.0ms (fully written): connection reset"
+        );
+    }
+}

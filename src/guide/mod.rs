@@ -1,0 +1,4 @@
+//! Chapters of the manual that belong to no single item.
+
+#[doc = include_str!("differences.md")]
+pub mod differences {}

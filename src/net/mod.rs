@@ -1,0 +1,13 @@
+//! Sockets and threads. Knows frames, opaques and deadlines; never a topic, a queue or a message.
+
+pub(crate) mod connection;
+pub(crate) mod connections;
+pub(crate) mod deadline;
+mod dial;
+mod end_cause;
+mod in_flight;
+mod outgoing;
+pub(crate) mod sync;
+pub(crate) mod timer;
+pub(crate) mod waiter;
+pub(crate) mod workers;

@@ -1,0 +1,33 @@
+//! Who waits for a reply, and what it is told.
+
+use std::sync::Arc;
+
+use crate::{error::Error, wire::header::Header};
+
+/// What a waiter is told about its request.
+pub(crate) enum Outcome<'a> {
+    /// The peer answered. Header and body are borrowed from the receive buffer: what is needed later is decoded now.
+    Reply {
+        /// The address of the peer.
+        address: &'a Arc<str>,
+        /// The decoded header of the answer.
+        header: &'a Header<'a>,
+        /// The body of the answer.
+        body: &'a [u8],
+    },
+    /// The waiter's share of the time is over. The request stays registered: an answer may still come.
+    Overdue,
+    /// There will be no answer.
+    Failed(Error),
+}
+
+/// Whoever waits for the reply to a request: a blocked thread behind its channel, an asynchronous send, a route query.
+///
+/// `complete` is called on the thread that saw the event: the reader, the timer, or whoever noticed the end of the
+/// connection. It must not block, must not run the user's code, and must not assume that no lock of the caller of
+/// `Connection::request` is held elsewhere.
+pub(crate) trait Waiter: Send + Sync {
+    /// Called exactly once per request with a reply or a failure, and before that at most once with
+    /// [`Outcome::Overdue`]. `ticket` is what the request was registered with.
+    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>);
+}

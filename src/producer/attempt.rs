@@ -1,0 +1,211 @@
+//! One attempt: from a message and a queue to a request, and from a reply to a result.
+
+use std::sync::Arc;
+
+use super::{
+    plan::Destination,
+    result::{SendResult, SendStatus},
+    shared::Shared,
+};
+use crate::{
+    code::{RequestCode, ResponseCode},
+    error::{Error, Written},
+    message::{Message, MessageId, MessageQueue, property},
+    net::{
+        connection::{Alarm, Connection, Manner, Request, Waiting},
+        waiter::Waiter,
+    },
+    wire::{
+        header::{FieldWriter, Header},
+        message::RECORD_OVERHEAD,
+        request::send_message::{PropertyList, SendMessage, SendReply},
+    },
+};
+
+/// A message as it goes out: the same for every attempt, so that copies can be told as copies.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) message: Message,
+    pub(super) message_id: MessageId,
+    pub(super) born_timestamp_ms: i64,
+}
+
+/// What a broker answered to an attempt: stored, and how, or not.
+pub(super) type Verdict = Result<(SendStatus, SendReply), Error>;
+
+impl Prepared {
+    /// Checks the sizes and gives the message its id. The message itself is not changed.
+    pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        let unix_ms = super::ids::unix_milliseconds();
+        let message_id = shared.ids.next(unix_ms);
+        let added = property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let properties = message.properties_length() + added;
+        let most = shared.config.max_properties_size;
+        if properties > most {
+            return Err(Error::InvalidMessage {
+                reason: format!(
+                    "the properties of the message for topic {} take {properties} bytes (with the {added} of the message \
+                     id); the limit max_properties_size is {most}",
+                    message.topic()
+                ),
+            });
+        }
+        let record = message.body().len() + message.topic().len() + properties + RECORD_OVERHEAD;
+        let most = shared.config.max_message_size;
+        if record > most {
+            return Err(Error::InvalidMessage {
+                reason: format!(
+                    "the message for topic {} takes {record} bytes as a stored record (body {}, properties {properties}); \
+                     the limit max_message_size is {most}",
+                    message.topic(),
+                    message.body().len()
+                ),
+            });
+        }
+        let born_timestamp_ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+        Ok(Self {
+            message: message.clone(),
+            message_id,
+            born_timestamp_ms,
+        })
+    }
+
+    /// What the message takes while it is held.
+    pub(super) fn size(&self) -> usize {
+        self.message.body().len() + self.message.properties_length() + RECORD_OVERHEAD
+    }
+}
+
+/// Sends the message to a broker and registers who waits for the verdict.
+pub(super) fn send(
+    shared: &Shared,
+    prepared: &Prepared,
+    to: &Destination,
+    connection: &Arc<Connection>,
+    waiting: &Waiting<'_>,
+    manner: Manner,
+) -> Result<i32, Error> {
+    with_request(shared, prepared, to, |code, write_fields| {
+        let request = Request {
+            code,
+            write_fields,
+            body: prepared.message.body(),
+        };
+        connection.request(request, waiting, manner)
+    })
+}
+
+/// Hands a one-way message over.
+pub(super) fn send_oneway(
+    shared: &Shared,
+    prepared: &Prepared,
+    to: &Destination,
+    connection: &Arc<Connection>,
+    until: std::time::Instant,
+) -> Result<(), Error> {
+    with_request(shared, prepared, to, |code, write_fields| {
+        connection.oneway(
+            Request {
+                code,
+                write_fields,
+                body: prepared.message.body(),
+            },
+            until,
+        )
+    })
+}
+
+/// Who waits for an attempt's verdict, and whether the timer keeps the time.
+pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'_> {
+    Waiting {
+        waiter,
+        ticket,
+        alarm,
+    }
+}
+
+fn with_request<R>(
+    shared: &Shared,
+    prepared: &Prepared,
+    to: &Destination,
+    send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let invalid = |what: &str| Error::InvalidMessage {
+        reason: format!("{what} does not fit a 32-bit number"),
+    };
+    let header = SendMessage {
+        producer_group: &shared.config.producer_group,
+        topic: prepared.message.topic(),
+        default_topic: &shared.config.create_topic_key,
+        default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
+            .map_err(|_| invalid("default_topic_queue_nums"))?,
+        queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
+        sys_flag: 0,
+        born_timestamp_ms: prepared.born_timestamp_ms,
+        flag: prepared.message.flag(),
+        properties: PropertyList {
+            own: prepared.message.property_pairs(),
+            added: &added,
+        },
+        reconsume_times: 0,
+        unit_mode: false,
+        max_reconsume_times: None,
+        batch: false,
+        // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
+        broker_name: None,
+    };
+    send(RequestCode::SEND_MESSAGE_V2, &|writer| header.write_v2(writer))
+}
+
+/// Reads the answer to an attempt.
+pub(super) fn read_reply(address: &Arc<str>, header: &Header<'_>) -> Verdict {
+    let code = ResponseCode::new(header.code);
+    let Some(status) = SendStatus::from_code(code) else {
+        return Err(Error::refused(address, code, header.remark.as_deref()));
+    };
+    match SendReply::decode(header) {
+        Ok(reply) => Ok((status, reply)),
+        // The broker says stored, but not where: nothing is made up.
+        Err(error) => Err(Error::Protocol {
+            address: Arc::clone(address),
+            written: Written::All,
+            reason: format!("the broker answered {code} without what that must contain: {error}").into(),
+        }),
+    }
+}
+
+/// Makes the result of an attempt that is stored.
+pub(super) fn result(
+    shared: &Shared,
+    prepared: &Prepared,
+    to: &Destination,
+    stored: (SendStatus, SendReply),
+) -> SendResult {
+    let (status, reply) = stored;
+    let queue = if reply.queue_id == to.queue.queue_id() {
+        Arc::clone(&to.queue)
+    } else {
+        // The broker has the last word on where it put the message.
+        let topic = Arc::clone(prepared.message.shared_topic());
+        Arc::new(MessageQueue::new(
+            topic,
+            Arc::clone(to.queue.shared_broker_name()),
+            reply.queue_id,
+        ))
+    };
+    SendResult {
+        status,
+        message_id: prepared.message_id,
+        offset_message_id: reply.offset_message_id,
+        queue,
+        queue_offset: reply.queue_offset,
+        transaction_id: reply.transaction_id,
+        region_id: reply
+            .region_id
+            .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
+        trace_on: reply.trace_on,
+        attempts: 1,
+        may_be_duplicated: false,
+    }
+}

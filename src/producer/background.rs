@@ -1,0 +1,670 @@
+//! Drives the same plan from completions: the asynchronous send.
+//!
+//! 1. A step runs where its cause is seen: on the caller's thread, a reader, the timer or a dialling thread. It never
+//!    blocks; where it needs a route or a connection it is *parked* until that comes or its time is over.
+//! 2. The state is never locked while something is sent, looked up or called, since the answer may come at once.
+//! 3. Whoever finds the plan at its end finishes the send, once: gives up what is open and hands it to a worker, which
+//!    runs the user's closure.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    attempt::{self, Prepared},
+    choose,
+    gate::Inside,
+    lanes::{self, Turn},
+    options::Options,
+    permits::Permit,
+    plan::{Destination, SendPlan, Step},
+    result::{Full, SendFailure, SendResult, SendStatus},
+    shared::Shared,
+    target::Aim,
+};
+use crate::{
+    cluster::topic_route::{PublishQueue, TopicRoute},
+    error::{Error, Phase, Written},
+    message::{Message, MessageQueue},
+    net::{
+        connection::{Alarm, Cancelled, Connection},
+        deadline::Deadline,
+        sync::Mutex,
+        timer::TimerKey,
+        waiter::{Outcome, Waiter},
+        workers::Task,
+    },
+};
+
+/// What the user wants to be told.
+pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>;
+
+/// An attempt that is registered with a connection.
+struct Open {
+    number: u32,
+    connection: Arc<Connection>,
+    opaque: i32,
+}
+
+/// What a parked send waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parked {
+    ForRoute,
+    /// For the ordered messages before it.
+    ForTurn,
+    ForConnection {
+        number: u32,
+    },
+    /// For nothing but time, before it looks for the route again.
+    BeforeRoute,
+    /// For nothing but time, before the next attempt.
+    BeforeAttempt,
+}
+
+struct State {
+    plan: SendPlan,
+    route: Option<(Arc<TopicRoute>, Option<PublishQueue>)>,
+    open: Vec<Open>,
+    /// The timer's key is missing for a moment, while the job is handed to it.
+    parked: Option<(Parked, Option<TimerKey>)>,
+    /// The right to send to an ordered queue, held until the outcome is known.
+    turn: Option<Turn>,
+    finished: bool,
+    outcome: Option<Result<SendResult, Error>>,
+    /// What the closure needs; taken by the worker that runs it.
+    closing: Option<Closing>,
+}
+
+struct Closing {
+    on_done: OnDone,
+    permit: Option<Permit>,
+    _inside: Option<Inside>,
+}
+
+pub(super) struct AsyncSend {
+    shared: Arc<Shared>,
+    prepared: Prepared,
+    aim: Option<Aim>,
+    is_ordered: bool,
+    state: Mutex<State>,
+}
+
+/// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
+/// called here. Blocks for a permit, and for the route if a selector has to choose.
+pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on_done: OnDone) {
+    let deadline = options.deadline(&shared.config);
+    if let Err(error) = shared.workers.ensure_one() {
+        let source = Arc::new(error);
+        return on_done(Err(SendFailure::new(
+            message,
+            Error::Thread {
+                purpose: "callbacks",
+                source,
+            },
+        )));
+    }
+    let inside = match shared.gate.enter() {
+        Ok(inside) => inside,
+        Err(error) => return refuse(shared, message, error, on_done, None),
+    };
+    let admitted = options
+        .check()
+        .and_then(|()| Prepared::new(shared, &message))
+        .and_then(|prepared| {
+            let permit = shared.permits.acquire(prepared.size(), deadline.at());
+            let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
+            Ok((prepared, permit))
+        });
+    match admitted {
+        Ok((prepared, permit)) => {
+            let closing = Closing {
+                on_done,
+                permit: Some(permit),
+                _inside: Some(inside),
+            };
+            begin(shared, prepared, options, deadline, closing);
+        }
+        Err(error) => refuse(shared, message, error, on_done, Some(inside)),
+    }
+}
+
+/// As [`send`], but gives message and closure back at once if there is no room.
+pub(super) fn try_send<F>(
+    shared: &Arc<Shared>,
+    message: Message,
+    options: &Options,
+    on_done: F,
+) -> Result<(), Full<F>>
+where
+    F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+{
+    let prepared = match Prepared::new(shared, &message) {
+        Ok(prepared) if options.check().is_ok() => prepared,
+        _ => {
+            // Whatever is wrong with it, the closure is told.
+            send(shared, message, options, Box::new(on_done));
+            return Ok(());
+        }
+    };
+    let Some(permit) = shared.permits.acquire(prepared.size(), Instant::now()) else {
+        return Err(Full::new(message, on_done));
+    };
+    if shared.workers.ensure_one().is_err() {
+        drop(permit);
+        send(shared, message, options, Box::new(on_done));
+        return Ok(());
+    }
+    match shared.gate.enter() {
+        Ok(inside) => {
+            let closing = Closing {
+                on_done: Box::new(on_done),
+                permit: Some(permit),
+                _inside: Some(inside),
+            };
+            begin(
+                shared,
+                prepared,
+                options,
+                options.deadline(&shared.config),
+                closing,
+            );
+        }
+        Err(error) => refuse(shared, message, error, Box::new(on_done), None),
+    }
+    Ok(())
+}
+
+fn no_permit(message: &Message, deadline: &Deadline) -> Error {
+    Error::Timeout {
+        phase: Phase::Permit,
+        target: format!("topic {}", message.topic()).into(),
+        waited: deadline.waited(),
+        written: Written::Nothing,
+    }
+}
+
+fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
+    let closing = Closing {
+        on_done,
+        permit: None,
+        _inside: inside,
+    };
+    let what = Mutex::new(Some((closing, message, error)));
+    shared.workers.submit(Arc::new(Refused {
+        shared: Arc::clone(shared),
+        what,
+    }));
+}
+
+fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
+    let rules = options.rules(&shared.config, shared.config.async_retries);
+    let topic = Arc::clone(prepared.message.shared_topic());
+    let plan = SendPlan::new(rules, topic, deadline);
+    // A selector is the user's code, so it runs here and not on a thread of the library.
+    let aim = match options.aim() {
+        Some(aim @ Aim::Select(_)) => select(shared, &prepared.message, aim, &deadline).map(Some),
+        other => Ok(other.cloned()),
+    };
+    let (aim, error) = aim.map_or_else(|error| (None, Some(error)), |aim| (aim, None));
+    let send = AsyncSend::new(shared, prepared, aim, options.ordered, plan, closing);
+    match error {
+        None => send.look_for_route(),
+        Some(error) => send.finish_without_attempt(error),
+    }
+}
+
+fn select(shared: &Arc<Shared>, message: &Message, aim: &Aim, deadline: &Deadline) -> Result<Aim, Error> {
+    let route = shared.routes.wait(message.shared_topic(), deadline)?;
+    Ok(Aim::Queue((*choose::aimed(aim, &route, message)?.queue).clone()))
+}
+
+impl AsyncSend {
+    fn new(
+        shared: &Arc<Shared>,
+        prepared: Prepared,
+        aim: Option<Aim>,
+        is_ordered: bool,
+        plan: SendPlan,
+        closing: Closing,
+    ) -> Arc<Self> {
+        let state = State {
+            plan,
+            route: None,
+            open: Vec::new(),
+            parked: None,
+            turn: None,
+            finished: false,
+            outcome: None,
+            closing: Some(closing),
+        };
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            prepared,
+            aim,
+            is_ordered,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn topic(&self) -> &Arc<str> {
+        self.prepared.message.shared_topic()
+    }
+
+    fn look_for_route(self: &Arc<Self>) {
+        if let Some(route) = self.shared.routes.known(self.topic()) {
+            return self.take_route(Ok(route));
+        }
+        let until = self.state.lock().plan.deadline().at();
+        self.park(Parked::ForRoute, until);
+        let send = Arc::clone(self);
+        let then = move |found| {
+            if send.unpark(Parked::ForRoute) {
+                send.take_route(found);
+            }
+        };
+        self.shared.routes.when_known(self.topic(), Box::new(then));
+    }
+
+    fn take_route(self: &Arc<Self>, found: Result<Arc<TopicRoute>, Error>) {
+        let aimed = found.and_then(|route| {
+            let aimed = self
+                .aim
+                .as_ref()
+                .map(|aim| choose::aimed(aim, &route, &self.prepared.message));
+            let aimed = aimed.transpose()?.cloned();
+            Ok((route, aimed))
+        });
+        match aimed {
+            Ok((route, Some(aim))) if self.is_ordered => {
+                let queue = Arc::clone(&aim.queue);
+                self.state.lock().route = Some((route, Some(aim)));
+                self.wait_for_turn(&queue);
+            }
+            Ok(route) => {
+                self.state.lock().route = Some(route);
+                self.drive();
+            }
+            Err(error) => {
+                let mut state = self.state.lock();
+                let pause = if error.is_passing() {
+                    state.plan.pause_without_route(Instant::now())
+                } else {
+                    None
+                };
+                drop(state);
+                match pause {
+                    Some(until) => drop(self.park(Parked::BeforeRoute, until)),
+                    None => self.finish_without_attempt(error),
+                }
+            }
+        }
+    }
+
+    fn wait_for_turn(self: &Arc<Self>, queue: &Arc<MessageQueue>) {
+        let until = self.state.lock().plan.deadline().at();
+        self.park(Parked::ForTurn, until);
+        let send = Arc::clone(self);
+        let enter = move |turn: Result<Turn, Error>| {
+            // If its time is over, the turn goes on to the next one, since nothing was sent in it.
+            match (send.unpark(Parked::ForTurn), turn) {
+                (true, Ok(turn)) => {
+                    send.state.lock().turn = Some(turn);
+                    send.drive();
+                }
+                (true, Err(error)) => send.finish_without_attempt(error),
+                (false, Ok(turn)) => turn.end(None),
+                (false, Err(_)) => {}
+            }
+        };
+        self.shared.lanes.take_turn(queue, Box::new(enter));
+    }
+
+    fn drive(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state.lock();
+            let State {
+                plan,
+                route,
+                finished,
+                ..
+            } = &mut *state;
+            let Some((route, aimed)) = route else { return };
+            if *finished {
+                return;
+            }
+            let step = plan.next(Instant::now(), route, aimed.as_ref());
+            drop(state);
+            match step {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
+                    let alarm = Alarm { share, until };
+                    let Some(connection) = self.shared.connections.live(&to.broker.address) else {
+                        return self.wait_for_connection(number, &to, alarm);
+                    };
+                    if let Err(error) = self.begin(number, &to, alarm, &connection) {
+                        self.failed(number, error);
+                    }
+                }
+                Step::Pause { until } => return drop(self.park(Parked::BeforeAttempt, until)),
+                // The alarm of the attempt calls back.
+                Step::Wait { .. } => return,
+                Step::Finish => return self.finish(),
+            }
+        }
+    }
+
+    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, alarm: Alarm) {
+        let parked = Parked::ForConnection { number };
+        if !self.park(parked, alarm.share) {
+            self.failed(number, self.not_connected(number));
+            return self.drive();
+        }
+        let (send, to) = (Arc::clone(self), to.clone());
+        let address = Arc::clone(&to.broker.address);
+        let then = move |ready: Result<Arc<Connection>, Error>| {
+            if !send.unpark(parked) {
+                return;
+            }
+            let begun = ready.and_then(|connection| send.begin(number, &to, alarm, &connection));
+            if let Err(error) = begun {
+                send.failed(number, error);
+                send.drive();
+            }
+        };
+        self.shared.connections.when_ready(&address, Box::new(then));
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        number: u32,
+        to: &Destination,
+        alarm: Alarm,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error> {
+        let state = self.state.lock();
+        let deadline = *state.plan.deadline();
+        let is_done = state.plan.is_done();
+        drop(state);
+        if is_done {
+            // Another attempt's answer came meanwhile: a further copy is not wanted.
+            return Err(connection.timeout(Written::Nothing, deadline.waited()));
+        }
+        let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
+        let waiting = attempt::waiting(&waiter, number, Some(alarm));
+        let opaque = attempt::send(
+            &self.shared,
+            &self.prepared,
+            to,
+            connection,
+            &waiting,
+            connection.immediately(),
+        )?;
+        let mut state = self.state.lock();
+        if !state.plan.is_open(number) {
+            // Its outcome came before this thread did.
+            return Ok(());
+        }
+        if !state.plan.is_done() {
+            state.open.push(Open {
+                number,
+                connection: Arc::clone(connection),
+                opaque,
+            });
+            return Ok(());
+        }
+        drop(state);
+        match connection.cancel(opaque) {
+            Cancelled::Waiting(written) => Err(connection.timeout(written, deadline.waited())),
+            Cancelled::TooLate => Ok(()),
+        }
+    }
+
+    /// Parks the send until whoever it waits for calls, or until then. False if there is nothing to wait for any more.
+    fn park(self: &Arc<Self>, what: Parked, until: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.plan.is_done() {
+            return false;
+        }
+        state.parked = Some((what, None));
+        drop(state);
+        let send = Arc::clone(self);
+        let key = self
+            .shared
+            .timer
+            .at(until, move || send.parked_too_long(what, until));
+        let mut state = self.state.lock();
+        match &mut state.parked {
+            Some((parked, slot)) if *parked == what => *slot = Some(key),
+            _ => {
+                drop(state);
+                self.shared.timer.cancel(key);
+            }
+        }
+        true
+    }
+
+    /// True if the send was parked for this, and is not any more.
+    fn unpark(&self, what: Parked) -> bool {
+        let mut state = self.state.lock();
+        let parked = state.parked.take_if(|(parked, _)| *parked == what);
+        drop(state);
+        if let Some((_, Some(key))) = parked {
+            self.shared.timer.cancel(key);
+        }
+        parked.is_some()
+    }
+
+    fn parked_too_long(self: &Arc<Self>, what: Parked, until: Instant) {
+        if !self.unpark(what) {
+            return;
+        }
+        // The timer calls early only when it is stopped.
+        let is_stopped = Instant::now() < until;
+        match what {
+            Parked::BeforeRoute if !is_stopped => self.look_for_route(),
+            Parked::BeforeAttempt if !is_stopped => {
+                self.take_newer_route();
+                self.drive();
+            }
+            Parked::BeforeAttempt => {
+                self.state.lock().plan.stop("the producer is shut down");
+                self.drive();
+            }
+            Parked::ForTurn => {
+                let state = self.state.lock();
+                let queue = state
+                    .route
+                    .as_ref()
+                    .and_then(|(_, aim)| aim.as_ref())
+                    .map(|aim| Arc::clone(&aim.queue));
+                let began = state.plan.deadline().began();
+                drop(state);
+                let late = queue
+                    .map(|queue| lanes::late(&queue, began))
+                    .filter(|_| !is_stopped);
+                self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
+            }
+            Parked::ForRoute | Parked::BeforeRoute => {
+                let waited = self.state.lock().plan.deadline().waited();
+                let error = if is_stopped {
+                    Error::ShutDown
+                } else {
+                    self.shared.routes.late(self.topic(), waited)
+                };
+                self.finish_without_attempt(error);
+            }
+            // An earlier attempt may be open, or may be stored: the plan knows.
+            Parked::ForConnection { number } => {
+                let error = if is_stopped {
+                    Error::ShutDown
+                } else {
+                    self.not_connected(number)
+                };
+                self.failed(number, error);
+                self.drive();
+            }
+        }
+    }
+
+    /// What failed before the pause may have moved since.
+    fn take_newer_route(&self) {
+        let newer = self.shared.routes.known(self.topic());
+        if let (Some(newer), Some((route, _))) = (newer, &mut self.state.lock().route) {
+            *route = newer;
+        }
+    }
+
+    /// What becomes of an attempt that waited for its connection in vain.
+    fn not_connected(&self, number: u32) -> Error {
+        let state = self.state.lock();
+        let to = state.plan.destination(number);
+        Error::Timeout {
+            phase: Phase::Connect,
+            target: to.map_or_else(|| Arc::clone(self.topic()), |to| Arc::clone(&to.broker.address)),
+            waited: state.plan.deadline().waited(),
+            written: Written::Nothing,
+        }
+    }
+
+    fn failed(&self, number: u32, error: Error) {
+        log::debug!(
+            "topic {}: asynchronous attempt {} failed: {error}",
+            self.topic(),
+            number + 1
+        );
+        self.shared.learn_from(self.topic(), &error);
+        let mut state = self.state.lock();
+        state.open.retain(|open| open.number != number);
+        state.plan.failed(number, Instant::now(), error);
+    }
+
+    /// The plan is at its end: gives up what is open, and closes the account when every attempt is in it. Several threads
+    /// may be here at once; whoever closes the last attempt finishes the send.
+    fn finish(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.finished {
+            return;
+        }
+        let open = std::mem::take(&mut state.open);
+        let parked = state.parked.take();
+        drop(state);
+        if let Some((what, key)) = parked {
+            if let Some(key) = key {
+                self.shared.timer.cancel(key);
+            }
+            if let Parked::ForConnection { number } = what {
+                self.failed(number, self.not_connected(number));
+            }
+        }
+        for open in open {
+            if let Cancelled::Waiting(written) = open.connection.cancel(open.opaque) {
+                let mut state = self.state.lock();
+                let waited = state.plan.deadline().waited();
+                let error = open.connection.timeout(written, waited);
+                state.plan.failed(open.number, Instant::now(), error);
+            }
+        }
+        let mut state = self.state.lock();
+        if state.finished || state.plan.has_open() {
+            // Another thread has the outcome of an attempt in its hands, or is just beginning one. It comes here next.
+            return;
+        }
+        let outcome = state.plan.finish(Instant::now());
+        let turn = state.turn.take();
+        let failure = outcome.as_ref().err().map(Error::delivery);
+        state.hand_out(outcome);
+        drop(state);
+        self.run_closure();
+        if let Some(turn) = turn {
+            turn.end(failure);
+        }
+    }
+
+    fn finish_without_attempt(self: &Arc<Self>, error: Error) {
+        let mut state = self.state.lock();
+        if state.finished {
+            return;
+        }
+        state.hand_out(Err(error));
+        drop(state);
+        self.run_closure();
+    }
+
+    fn run_closure(self: &Arc<Self>) {
+        let task: Arc<dyn Task> = Arc::<Self>::clone(self);
+        self.shared.workers.submit(task);
+    }
+}
+
+impl State {
+    /// The one outcome of the send: from here on nothing that comes counts.
+    fn hand_out(&mut self, outcome: Result<SendResult, Error>) {
+        self.finished = true;
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Waiter for AsyncSend {
+    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
+        match outcome {
+            Outcome::Overdue => self.state.lock().plan.overdue(ticket),
+            Outcome::Failed(error) => self.failed(ticket, error),
+            Outcome::Reply { address, header, .. } => match attempt::read_reply(address, header) {
+                Err(error) => self.failed(ticket, error),
+                Ok(stored) => {
+                    let is_ok = stored.0 == SendStatus::SendOk;
+                    let mut state = self.state.lock();
+                    let State { plan, open, .. } = &mut *state;
+                    open.retain(|open| open.number != ticket);
+                    if let Some(to) = plan.destination(ticket) {
+                        let result = attempt::result(&self.shared, &self.prepared, to, stored);
+                        plan.stored(ticket, result, is_ok);
+                    }
+                }
+            },
+        }
+        self.drive();
+    }
+}
+
+impl Task for AsyncSend {
+    fn run(self: Arc<Self>) {
+        let mut state = self.state.lock();
+        let taken = state.closing.take().zip(state.outcome.take());
+        drop(state);
+        let Some((closing, outcome)) = taken else { return };
+        let outcome = outcome.map_err(|error| SendFailure::new(self.prepared.message.clone(), error));
+        closing.run(&self.shared, outcome);
+    }
+}
+
+/// A send that was refused before it was begun; its closure is still called on a worker.
+struct Refused {
+    shared: Arc<Shared>,
+    what: Mutex<Option<(Closing, Message, Error)>>,
+}
+
+impl Task for Refused {
+    fn run(self: Arc<Self>) {
+        let what = self.what.lock().take();
+        if let Some((closing, message, error)) = what {
+            closing.run(&self.shared, Err(SendFailure::new(message, error)));
+        }
+    }
+}
+
+impl Closing {
+    fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
+        let Self {
+            on_done,
+            permit,
+            _inside,
+        } = self;
+        shared.gate.run_closure(|| match permit {
+            Some(permit) => permit.carry(|| on_done(outcome)),
+            None => on_done(outcome),
+        });
+    }
+}

@@ -1,0 +1,298 @@
+//! Drives the plan on the caller's thread: the blocking send.
+//!
+//! The caller waits at a *desk*: a channel that the reader threads put verdicts on. Desks are kept and used again, so a
+//! send allocates none. Tickets grow from send to send, so a verdict that comes when its send is over is recognised.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    attempt::{self, Prepared, Verdict},
+    choose,
+    options::Options,
+    plan::{Destination, SendPlan, Step},
+    result::{SendResult, SendStatus},
+    shared::Shared,
+};
+use crate::{
+    cluster::topic_route::{PublishQueue, TopicRoute},
+    error::Error,
+    message::Message,
+    net::{
+        connection::{Cancelled, Connection, Manner},
+        deadline::Deadline,
+        sync::channel,
+        waiter::{Outcome, Waiter},
+    },
+};
+
+/// Verdicts that can lie on a desk at once: those of the open attempts of one send and, for a moment, of the send before.
+const DESK_CAPACITY: usize = 32;
+
+/// Desks that are kept for the next senders.
+const MOST_DESKS: usize = 256;
+
+/// A verdict that was taken out of a table at the last moment is on its way; so long it may take at most.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
+
+struct Arrival {
+    ticket: u32,
+    verdict: Verdict,
+}
+
+/// The side of a desk that verdicts come from.
+struct Counter(channel::Sender<Arrival>);
+
+impl Waiter for Counter {
+    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
+        let verdict = match outcome {
+            Outcome::Reply { address, header, .. } => attempt::read_reply(address, header),
+            // The sender keeps its own time.
+            Outcome::Overdue => return,
+            Outcome::Failed(error) => Err(error),
+        };
+        // Full is impossible: the capacity covers all open attempts of two sends. Disconnected means that nobody waits.
+        drop(self.0.try_send(Arrival { ticket, verdict }));
+    }
+}
+
+/// Where a blocked sender waits.
+pub(super) struct Desk {
+    counter: Arc<dyn Waiter>,
+    arrivals: channel::Receiver<Arrival>,
+    next_ticket: u32,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let (sender, arrivals) = channel::bounded(DESK_CAPACITY);
+        Self {
+            counter: Arc::new(Counter(sender)),
+            arrivals,
+            next_ticket: 0,
+        }
+    }
+}
+
+/// An attempt that is registered with a connection.
+struct Open {
+    number: u32,
+    connection: Arc<Connection>,
+    opaque: i32,
+    began: Instant,
+    until: Instant,
+}
+
+/// Sends a message and blocks until it is over.
+pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<SendResult, Error> {
+    options.check()?;
+    let deadline = options.deadline(&shared.config);
+    let _inside = shared.gate.enter()?;
+    let prepared = Prepared::new(shared, message)?;
+    let rules = options.rules(&shared.config, shared.config.retries);
+    let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
+    let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);
+    let mut sending = Sending {
+        shared,
+        prepared,
+        base: desk.next_ticket,
+        desk,
+        plan,
+        open: None,
+        more_open: Vec::new(),
+    };
+    let outcome = sending.run(options, &deadline);
+    sending.put_desk_back();
+    outcome
+}
+
+struct Sending<'a> {
+    shared: &'a Arc<Shared>,
+    prepared: Prepared,
+    desk: Desk,
+    /// The ticket of attempt 0.
+    base: u32,
+    plan: SendPlan,
+    /// Nearly every send has one open attempt, so only further ones need memory.
+    open: Option<Open>,
+    more_open: Vec<Open>,
+}
+
+impl Sending<'_> {
+    fn run(&mut self, options: &Options, deadline: &Deadline) -> Result<SendResult, Error> {
+        let route = self.find_route(deadline)?;
+        let aim = options
+            .aim()
+            .map(|aim| choose::aimed(aim, &route, &self.prepared.message))
+            .transpose()?
+            .cloned();
+        let queue = aim
+            .as_ref()
+            .filter(|_| options.ordered)
+            .map(|aim| Arc::clone(&aim.queue));
+        let turn = queue
+            .map(|queue| self.shared.lanes.wait(&queue, deadline))
+            .transpose()?;
+        let outcome = self.drive(route, aim.as_ref());
+        if let Some(turn) = turn {
+            turn.end(outcome.as_ref().err().map(Error::delivery));
+        }
+        outcome
+    }
+
+    /// The route, or with a delivery timeout the route as soon as there is one.
+    fn find_route(&mut self, deadline: &Deadline) -> Result<Arc<TopicRoute>, Error> {
+        let topic = Arc::clone(self.prepared.message.shared_topic());
+        loop {
+            let error = match self.shared.routes.wait(&topic, deadline) {
+                Ok(route) => return Ok(route),
+                Err(error) => error,
+            };
+            let pause = if error.is_passing() {
+                self.plan.pause_without_route(Instant::now())
+            } else {
+                None
+            };
+            let Some(until) = pause else { return Err(error) };
+            log::debug!("topic {topic}: no route yet, looking again: {error}");
+            // Nothing has been sent, so nothing can arrive but for earlier sends.
+            drop(self.desk.arrivals.recv_deadline(until));
+        }
+    }
+
+    fn drive(&mut self, mut route: Arc<TopicRoute>, aim: Option<&PublishQueue>) -> Result<SendResult, Error> {
+        loop {
+            match self.plan.next(Instant::now(), &route, aim) {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
+                    if let Err(error) = self.begin(number, &to, share, until) {
+                        self.failed(number, error);
+                        // What failed may have moved.
+                        route = self.shared.routes.known(&route.topic).unwrap_or(route);
+                    }
+                }
+                Step::Wait { until } => {
+                    if !self.receive(until) {
+                        match self.plan.awaited() {
+                            Some(number) => self.plan.overdue(number),
+                            None => self.give_up_open(Instant::now()),
+                        }
+                    }
+                }
+                Step::Pause { until } => {
+                    if !self.receive(until) {
+                        self.give_up_open(Instant::now());
+                        route = self.shared.routes.known(&route.topic).unwrap_or(route);
+                    }
+                }
+                Step::Finish => {
+                    self.give_up_open(self.plan.deadline().at());
+                    return self.plan.finish(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Takes in one verdict. False if none came until then.
+    fn receive(&mut self, until: Instant) -> bool {
+        let arrival = self.desk.arrivals.recv_deadline(until);
+        arrival.map(|arrival| self.take_in(arrival)).is_ok()
+    }
+
+    fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
+        let began = Instant::now();
+        let deadline = Deadline::starting(began, share.saturating_duration_since(began));
+        let connection = self.shared.connections.wait(&to.broker.address, &deadline)?;
+        let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
+        let manner = Manner::Blocking { until: share };
+        let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
+        let open = Open {
+            number,
+            connection,
+            opaque,
+            began,
+            until,
+        };
+        match self.open {
+            None => self.open = Some(open),
+            Some(_) => self.more_open.push(open),
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, arrival: Arrival) {
+        let number = arrival.ticket.wrapping_sub(self.base);
+        if number >= self.plan.begun() {
+            // Of a send that is over.
+            return;
+        }
+        self.open.take_if(|open| open.number == number);
+        self.more_open.retain(|open| open.number != number);
+        match arrival.verdict {
+            Ok(stored) => {
+                let Some(to) = self.plan.destination(number) else {
+                    return;
+                };
+                let is_ok = stored.0 == SendStatus::SendOk;
+                let result = attempt::result(self.shared, &self.prepared, to, stored);
+                self.plan.stored(number, result, is_ok);
+            }
+            Err(error) => self.failed(number, error),
+        }
+    }
+
+    fn failed(&mut self, number: u32, error: Error) {
+        let topic = self.prepared.message.shared_topic();
+        if let Some(to) = self.plan.destination(number) {
+            log::debug!(
+                "topic {topic}: attempt {} at {} failed: {error}",
+                number + 1,
+                to.queue
+            );
+        }
+        self.shared.learn_from(topic, &error);
+        self.plan.failed(number, Instant::now(), error);
+    }
+
+    /// Takes back every attempt that is over by then and has no verdict. One whose verdict is on its way is waited for, for
+    /// it may say that the message is stored.
+    fn give_up_open(&mut self, by: Instant) {
+        let mut open: Vec<_> = self.open.take_if(|open| open.until <= by).into_iter().collect();
+        let (over, still_open): (Vec<_>, _) = self.more_open.drain(..).partition(|open| open.until <= by);
+        self.more_open = still_open;
+        open.extend(over);
+        let mut expected = 0_usize;
+        for open in &open {
+            match open.connection.cancel(open.opaque) {
+                Cancelled::Waiting(written) => {
+                    let error = open.connection.timeout(written, open.began.elapsed());
+                    self.plan.failed(open.number, Instant::now(), error);
+                }
+                Cancelled::TooLate => expected += 1,
+            }
+        }
+        let until = Instant::now() + LAST_MOMENT;
+        while expected > 0 {
+            let Ok(arrival) = self.desk.arrivals.recv_deadline(until) else {
+                break;
+            };
+            let number = arrival.ticket.wrapping_sub(self.base);
+            expected -= usize::from(open.iter().any(|open| open.number == number));
+            self.take_in(arrival);
+        }
+    }
+
+    fn put_desk_back(mut self) {
+        self.desk.next_ticket = self.base.wrapping_add(self.plan.begun());
+        let mut desks = self.shared.desks.lock();
+        if desks.len() < MOST_DESKS {
+            desks.push(self.desk);
+        }
+    }
+}

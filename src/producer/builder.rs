@@ -1,0 +1,245 @@
+//! The settings of a producer, one documented method each.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::{Producer, shared::Shared};
+use crate::{
+    code::ResponseCode,
+    config::{HeaderSerialization, ProducerConfig, Redelivery},
+    error::Error,
+};
+
+/// Collects the settings of a [`Producer`] and starts it.
+///
+/// ```
+/// use std::time::Duration;
+/// use rocketmq_producer::Producer;
+///
+/// let producer = Producer::builder("orders")
+///     .name_servers("127.0.0.1:9876;127.0.0.2:9876")
+///     .send_timeout(Duration::from_secs(5))
+///     .retries(3)
+///     .start()?;
+/// # drop(producer);
+/// # Ok::<(), rocketmq_producer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a producer runs after start()"]
+pub struct ProducerBuilder {
+    config: ProducerConfig,
+}
+
+impl ProducerBuilder {
+    pub(super) fn new(producer_group: String) -> Self {
+        Self {
+            config: ProducerConfig::new(producer_group),
+        }
+    }
+
+    /// Sets the name servers: `host:port`, several separated by `;`, IPv6 literals in brackets. Default: the environment
+    /// variable `NAMESRV_ADDR`, as in Java.
+    ///
+    /// Host names are resolved anew for every connection.
+    #[doc(alias = "namesrvAddr")]
+    pub fn name_servers(mut self, addresses: impl Into<String>) -> Self {
+        self.config.name_servers = Some(addresses.into());
+        self
+    }
+
+    /// Sets the second part of the client id, `ip@instance name`. Default: process id and a random number, so that no
+    /// two producers share one; brokers confuse producers that do.
+    pub fn instance_name(mut self, name: impl Into<String>) -> Self {
+        self.config.instance_name = Some(name.into());
+        self
+    }
+
+    /// Sets the address that the client id and the message ids carry. Default: the local address from which the first
+    /// name server is reached.
+    pub fn client_ip(mut self, ip: IpAddr) -> Self {
+        self.config.client_ip = Some(ip);
+        self
+    }
+
+    /// Sets how long a whole send may take: look-ups, connecting, waiting for room and all attempts together. Default
+    /// 3 s, as `sendMsgTimeout`; at least 1 ms.
+    #[doc(alias = "sendMsgTimeout")]
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.config.send_timeout = timeout;
+        self
+    }
+
+    /// Sets how many attempts a blocking send may make after the first. Default 2, as `retryTimesWhenSendFailed`; at most
+    /// 15. Sends to a [`Target`](super::Target) and one-way sends make one attempt.
+    ///
+    /// A send whose outcome is unknown is sent again too, under the same message id: at least once, not exactly once.
+    #[doc(alias = "retryTimesWhenSendFailed")]
+    pub fn retries(mut self, after_the_first: u32) -> Self {
+        self.config.retries = after_the_first;
+        self
+    }
+
+    /// Sets how many attempts an asynchronous send may make after the first. Default 2, as
+    /// `retryTimesWhenSendAsyncFailed`; at most 15.
+    #[doc(alias = "retryTimesWhenSendAsyncFailed")]
+    pub fn async_retries(mut self, after_the_first: u32) -> Self {
+        self.config.async_retries = after_the_first;
+        self
+    }
+
+    /// Whether a message that is stored, but not flushed or replicated in time, is sent to another broker too. Default
+    /// `false`, as `retryAnotherBrokerWhenNotStoreOK`, since it makes a second copy.
+    #[doc(alias = "retryAnotherBrokerWhenNotStoreOK")]
+    pub fn retry_another_broker_when_not_store_ok(mut self, retry: bool) -> Self {
+        self.config.retry_another_broker_when_not_store_ok = retry;
+        self
+    }
+
+    /// Sets whether a message that may be stored already is sent again. Default [`Redelivery::AtLeastOnce`].
+    /// [`Aimed::redelivery`](super::Aimed::redelivery) chooses for single sends.
+    pub fn redelivery(mut self, redelivery: Redelivery) -> Self {
+        self.config.redelivery = redelivery;
+        self
+    }
+
+    /// Sets the first and the longest pause before a busy broker is asked again. Each is twice as long as the one before,
+    /// less a random part of up to half of it. Default 20 ms and 1 s. There is no pause while another broker can be asked,
+    /// nor after a connection was refused.
+    pub fn back_off(mut self, first: Duration, longest: Duration) -> Self {
+        self.config.back_off = (first, longest);
+        self
+    }
+
+    /// Keeps trying for so long, through an outage of all brokers or name servers. Default: not set, and a send ends with
+    /// its send timeout.
+    ///
+    /// With it the send timeout is the time of one round of attempts, and rounds follow one another, with pauses as
+    /// [`Self::back_off`] sets, until the message is stored, a broker refuses it for good, or this time is over. What is
+    /// held meanwhile counts against [`Self::max_async_in_flight`] and [`Self::max_async_bytes`]. A time given for a single
+    /// send takes its place.
+    #[doc(alias = "message.timeout.ms")]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.delivery_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the codes of a broker's refusal after which another attempt is made. Default: 17, 14, 1, 16, 204 and 205 as
+    /// in 4.7.0, and 2 and 1500 as 5.x added. A refusal of access is never retried, whatever its code.
+    #[doc(alias = "retryResponseCodes")]
+    pub fn retry_response_codes(mut self, codes: impl IntoIterator<Item = ResponseCode>) -> Self {
+        self.config.retry_response_codes = codes.into_iter().collect();
+        self
+    }
+
+    /// Sets the largest stored record in bytes: body, topic, properties and 91 bytes of overhead, as a 4.7.0 broker
+    /// counts it. Default 4 MiB, which is what brokers accept unless configured otherwise; at most 15 MiB.
+    #[doc(alias = "maxMessageSize")]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.config.max_message_size = bytes;
+        self
+    }
+
+    /// Sets how many bytes the properties of a message may take, tags, keys and message id included. Default 32,000,
+    /// which leaves room for what 5.x brokers add; at most 32,767.
+    pub fn max_properties_size(mut self, bytes: usize) -> Self {
+        self.config.max_properties_size = bytes;
+        self
+    }
+
+    /// Sets how many asynchronous sends may be unfinished at once. Beyond it [`Producer::send_async`] waits. Default 1024,
+    /// as `backPressureForAsyncSendNum`.
+    pub fn max_async_in_flight(mut self, sends: usize) -> Self {
+        self.config.max_async_in_flight = sends;
+        self
+    }
+
+    /// Sets how many bytes the messages of unfinished asynchronous sends may take together. Beyond it
+    /// [`Producer::send_async`] waits. Default 100 MiB, as `backPressureForAsyncSendSize`.
+    pub fn max_async_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_async_bytes = bytes;
+        self
+    }
+
+    /// Sets how many threads may run callbacks. They start when they are needed. Default: one per core, as
+    /// `clientCallbackExecutorThreads`; at most 1024.
+    #[doc(alias = "clientCallbackExecutorThreads")]
+    pub fn callback_threads(mut self, threads: usize) -> Self {
+        self.config.callback_threads = threads;
+        self
+    }
+
+    /// Sets the topic that brokers create new topics from. Default `TBW102`. As in 5.x it only goes to the broker; the
+    /// route that stands in for a new topic is that of `TBW102`.
+    #[doc(alias = "createTopicKey")]
+    pub fn create_topic_key(mut self, topic: impl Into<String>) -> Self {
+        self.config.create_topic_key = topic.into();
+        self
+    }
+
+    /// Sets how many queues per broker a topic gets that its first message creates. Default 4, as
+    /// `defaultTopicQueueNums`; brokers give at most what their template topic has, which is 8.
+    #[doc(alias = "defaultTopicQueueNums")]
+    pub fn default_topic_queue_nums(mut self, queues: u32) -> Self {
+        self.config.default_topic_queue_nums = queues;
+        self
+    }
+
+    /// Sets how long one connection attempt may take, all addresses of a host name together. Default 3 s. A send that
+    /// waits for it waits no longer than its own time.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long one look-up of a topic route may take, all name servers together: the time is shared out, so that a
+    /// silent one leaves time for the next. Default 3 s, as `mqClientApiTimeout`.
+    pub fn name_server_timeout(mut self, timeout: Duration) -> Self {
+        self.config.name_server_timeout = timeout;
+        self
+    }
+
+    /// Sets how often topic routes are looked up again. Default 30 s, as `pollNameServerInterval`.
+    #[doc(alias = "pollNameServerInterval")]
+    pub fn route_refresh_interval(mut self, interval: Duration) -> Self {
+        self.config.route_refresh_interval = interval;
+        self
+    }
+
+    /// Sets how often brokers are told that this producer lives. Default 30 s, as `heartbeatBrokerInterval`; brokers
+    /// close a connection after 120 s without.
+    #[doc(alias = "heartbeatBrokerInterval")]
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.config.heartbeat_interval = interval;
+        self
+    }
+
+    /// Sets how the headers of requests are written. Default JSON, as in Java.
+    #[doc(alias = "rocketmq.serialize.type")]
+    pub fn header_serialization(mut self, serialization: HeaderSerialization) -> Self {
+        self.config.header_serialization = serialization;
+        self
+    }
+
+    /// Sets the version that this client claims to be, as a number of `MQVersion`. Default 513, which is 5.5.0: name
+    /// servers answer versions from 401 on in standard JSON, and brokers that shut down tell versions above 475.
+    pub fn claimed_version(mut self, version: i32) -> Self {
+        self.config.claimed_version = version;
+        self
+    }
+
+    /// Sets the language that this client claims, as a number of `LanguageCode`. Default 7, `OTHER`, which all versions
+    /// know; 12 is `RUST`, which 4.x does not know.
+    pub fn language_code(mut self, code: u8) -> Self {
+        self.config.language_code = code;
+        self
+    }
+
+    /// Checks the settings and starts the producer. Nothing is sent yet: routes and connections are made when they are
+    /// first needed.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidConfig`] for a setting that cannot work, named with its rule and value.
+    /// - [`Error::Thread`] when the operating system refuses the timer thread.
+    pub fn start(self) -> Result<Producer, Error> {
+        Shared::start(self.config).map(Producer::new)
+    }
+}

@@ -1,0 +1,181 @@
+//! What all handles, sends and threads of one producer share, and how it comes into being. Two producers share nothing.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    blocking::Desk,
+    gate::Gate,
+    ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    lanes::Lanes,
+    permits::Permits,
+    shutdown::ShutdownReport,
+};
+use crate::{
+    cluster::{
+        housekeeping::{Housekeeping, Identity, Intervals},
+        name_servers::NameServers,
+        routes::{Routes, TemplateTopic},
+    },
+    config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
+    error::Error,
+    message::names::TEMPLATE_TOPIC,
+    net::{
+        connection::ConnectionSettings, connections::Connections, sync::Mutex, timer::Timer, workers::Workers,
+    },
+    wire::{frame::Serialization, header::Language},
+};
+
+/// The variable that Java's client reads its name servers from.
+const NAME_SERVERS_VARIABLE: &str = "NAMESRV_ADDR";
+
+/// What most brokers call their region.
+const DEFAULT_REGION: &str = "DefaultRegion";
+
+pub(crate) struct Shared {
+    pub(super) config: ProducerConfig,
+    pub(super) client_id: Arc<str>,
+    pub(super) default_region: Arc<str>,
+    pub(super) ids: IdMaker,
+    pub(super) gate: Arc<Gate>,
+    pub(super) permits: Arc<Permits>,
+    pub(super) desks: Mutex<Vec<Desk>>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) timer: Arc<Timer>,
+    pub(super) workers: Workers,
+    pub(super) connections: Arc<Connections>,
+    pub(super) routes: Arc<Routes>,
+    pub(super) housekeeping: Arc<Housekeeping>,
+    /// Held while somebody shuts the producer down; `Some` when that is done.
+    pub(super) shut_down: Mutex<Option<ShutdownReport>>,
+}
+
+impl Shared {
+    /// Checks the settings and starts the timer, the only thread that a producer has before its first send.
+    pub(super) fn start(config: ProducerConfig) -> Result<Arc<Self>, Error> {
+        config.check()?;
+        let name_servers = Arc::new(name_servers(&config)?);
+        let ip = config
+            .client_ip
+            .unwrap_or_else(|| local_ip(&name_servers.in_order()));
+        let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
+        let client_id = client_id(ip, &instance_name);
+        let timer = Arc::new(Timer::new());
+        let connections = Connections::new(
+            connection_settings(&config),
+            config.connect_timeout,
+            Arc::clone(&timer),
+        );
+        let routes = Routes::new(
+            Arc::clone(&connections),
+            Arc::clone(&timer),
+            Arc::clone(&name_servers),
+            config.name_server_timeout,
+            TemplateTopic {
+                // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
+                name: TEMPLATE_TOPIC.into(),
+                most_queues: config.default_topic_queue_nums,
+            },
+        );
+        let looked_at = Arc::clone(&connections);
+        timer
+            .start(move |now| looked_at.look_at_alarms(now))
+            .map_err(|error| Error::Thread {
+                purpose: "the timer",
+                source: Arc::new(error),
+            })?;
+        let identity = Identity {
+            client_id: Arc::clone(&client_id),
+            producer_group: config.producer_group.as_str().into(),
+        };
+        let intervals = Intervals {
+            route_refresh: config.route_refresh_interval,
+            heartbeat: config.heartbeat_interval,
+        };
+        let housekeeping = Housekeeping::start(
+            identity,
+            intervals,
+            Arc::clone(&connections),
+            name_servers,
+            Arc::clone(&routes),
+            Arc::clone(&timer),
+        );
+        log::info!(
+            "producer {} of group {} started",
+            client_id,
+            config.producer_group
+        );
+        Ok(Arc::new(Self {
+            ids: IdMaker::new(ip),
+            client_id,
+            default_region: DEFAULT_REGION.into(),
+            gate: Arc::default(),
+            permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
+            desks: Mutex::default(),
+            lanes: Arc::default(),
+            workers: Workers::new(config.callback_threads),
+            timer,
+            connections,
+            routes,
+            housekeeping,
+            shut_down: Mutex::new(None),
+            config,
+        }))
+    }
+
+    /// An attempt failed: if that means that the route is out of date, it is looked up again in the background.
+    pub(super) fn learn_from(&self, topic: &Arc<str>, error: &Error) {
+        use crate::code::ResponseCode;
+        let stale = match error {
+            Error::Connect { .. } | Error::ConnectionLost { .. } => true,
+            Error::Refused { code, .. } => matches!(
+                *code,
+                ResponseCode::TOPIC_NOT_EXIST
+                    | ResponseCode::NO_PERMISSION
+                    | ResponseCode::SERVICE_NOT_AVAILABLE
+            ),
+            _ => false,
+        };
+        if stale && !self.gate.is_closed() {
+            self.routes.refresh(topic);
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn name_servers(config: &ProducerConfig) -> Result<NameServers, Error> {
+    let list = config
+        .name_servers
+        .clone()
+        .or_else(|| std::env::var(NAME_SERVERS_VARIABLE).ok());
+    let invalid = |reason| Error::InvalidConfig {
+        setting: "name_servers",
+        reason,
+    };
+    let list = list.ok_or_else(|| {
+        invalid(format!(
+            "none is given, and the environment variable {NAME_SERVERS_VARIABLE} is not set"
+        ))
+    })?;
+    NameServers::parse(&list).map_err(invalid)
+}
+
+fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
+    ConnectionSettings {
+        language: Language::from_code(config.language_code),
+        version: config.claimed_version,
+        serialization: match config.header_serialization {
+            HeaderSerialization::Json => Serialization::Json,
+            HeaderSerialization::Binary => Serialization::Binary,
+        },
+        in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
+        // A send has used up a little of its time before its request is written.
+        half_open_after: config.send_timeout - config.send_timeout / 8,
+    }
+}
