@@ -457,23 +457,20 @@ impl Connection {
             self.decline(&header, frame.serialization);
             return Ok(());
         }
-        match self.in_flight.take(header.opaque) {
-            Some(entry) => {
-                let outcome = Outcome::Reply {
-                    address: &self.address,
-                    header: &header,
-                    body: frame.body,
-                };
-                entry.waiter.complete(entry.ticket, outcome);
-            }
-            None => {
-                self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!(
-                    "{}: dropped a reply that nobody waits for (opaque {})",
-                    self.address,
-                    header.opaque
-                );
-            }
+        if let Some(entry) = self.in_flight.take(header.opaque) {
+            let outcome = Outcome::Reply {
+                address: &self.address,
+                header: &header,
+                body: frame.body,
+            };
+            entry.waiter.complete(entry.ticket, outcome);
+        } else {
+            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
+            log::debug!(
+                "{}: dropped a reply that nobody waits for (opaque {})",
+                self.address,
+                header.opaque
+            );
         }
         Ok(())
     }
