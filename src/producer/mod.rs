@@ -1,5 +1,6 @@
 //! The meaning of "send". The only room that sees everything below it.
 
+mod admission;
 mod aimed;
 mod attempt;
 mod background;
