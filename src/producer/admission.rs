@@ -13,6 +13,7 @@ use super::{
     plan::SendPlan,
     result::{Full, SendFailure, SendResult},
     shared::Shared,
+    shutdown,
     target::Aim,
 };
 use crate::{
@@ -182,6 +183,8 @@ impl Closing {
             permit,
             _inside,
         } = self;
+        let failure = outcome.as_ref().err();
+        shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),

@@ -25,7 +25,7 @@ pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
-pub use shutdown::ShutdownReport;
+pub use shutdown::{ShutdownReport, Unflushed};
 pub use target::Target;
 
 use crate::{
@@ -240,6 +240,31 @@ impl Producer {
     /// The group of this producer.
     pub fn producer_group(&self) -> &str {
         &self.handle.shared.config.producer_group
+    }
+
+    /// Waits until every send that was begun before has its outcome, callbacks included, and every one-way message is
+    /// written. Sends that are begun meanwhile are not waited for.
+    ///
+    /// Blocks for at most `within`. It may be called from a callback, which then does not wait for itself.
+    ///
+    /// # Errors
+    /// [`Unflushed`] with what was left when the time was over. It goes on by itself.
+    ///
+    /// ```
+    /// # #[cfg(feature = "mock")] {
+    /// # let cluster = rocketmq_producer::mock::MockCluster::start(1)?;
+    /// # let producer = rocketmq_producer::Producer::builder("g").name_servers(cluster.name_servers()).start()?;
+    /// use std::time::Duration;
+    /// use rocketmq_producer::Message;
+    ///
+    /// producer.send_async(Message::new("TopicTest", "Hello")?, |outcome| assert!(outcome.is_ok()));
+    /// producer.flush(Duration::from_secs(5))?;
+    /// assert_eq!(cluster.message_count("TopicTest"), 1);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self, within: Duration) -> Result<(), Unflushed> {
+        shutdown::flush(&self.handle.shared, within)
     }
 
     /// Ends the producer: refuses new sends, waits for those under way, says goodbye to the brokers, closes the sockets

@@ -8,7 +8,7 @@ use super::{
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     lanes::Lanes,
     permits::Permits,
-    shutdown::ShutdownReport,
+    shutdown::{LastOutcomes, ShutdownReport},
 };
 use crate::{
     cluster::{
@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(super) connections: Arc<Connections>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
+    pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
 }
@@ -118,6 +119,7 @@ impl Shared {
             connections,
             routes,
             housekeeping,
+            last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
         }))
