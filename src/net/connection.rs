@@ -15,16 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
-    in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    in_flight::{AtomicMoment, Due, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
     code::{RequestCode, ResponseCode},
-    error::{Error, Phase, Written, printable},
+    error::{Error, Phase, Written},
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
@@ -40,8 +40,8 @@ pub(crate) struct ConnectionSettings {
     pub(crate) serialization: Serialization,
     /// Requests that may wait for their reply at once.
     pub(crate) in_flight_limit: usize,
-    /// A connection that has received nothing for so long after a request is given up: its peer may be gone without a
-    /// word.
+    /// A connection that has received nothing for so long since it was asked something is given up when a request gets no
+    /// answer: its peer may be gone without a word.
     pub(crate) half_open_after: Duration,
 }
 
@@ -51,17 +51,6 @@ pub(crate) trait Events: Send + Sync {
     fn alarm_set(&self, at: Instant);
     /// The connection has ended. Called once, before its waiters are told.
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug)]
-pub(crate) enum EndCause {
-    /// The operating system or the peer ended it.
-    Io(Arc<io::Error>),
-    /// The peer sent something that is not the protocol.
-    Protocol(Arc<str>),
-    /// The producer closed it.
-    Closed,
 }
 
 /// A request to send.
@@ -106,8 +95,8 @@ pub(crate) struct Connection {
     outgoing: Outgoing,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
-    /// Microseconds since `epoch` when a byte came last.
-    received: AtomicU64,
+    /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
+    unheard_since: AtomicMoment,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -141,7 +130,7 @@ impl Connection {
             settings,
             events,
             cause: OnceLock::new(),
-            received: AtomicU64::new(0),
+            unheard_since: AtomicMoment::new(Moment::NEVER),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -171,15 +160,16 @@ impl Connection {
         &self.counters
     }
 
+    /// Whether nothing is on its way, in either direction.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
     /// How a request is handed over by someone who must not wait.
     pub(crate) fn immediately(&self) -> Manner {
         Manner::Immediate {
             alone: self.in_flight.waiting() == 0,
         }
-    }
-
-    pub(crate) fn oneway_unwritten(&self) -> usize {
-        self.outgoing.oneway_unwritten()
     }
 
     /// Blocks until all frames are written, the connection has ended, or `until` is over.
@@ -195,9 +185,10 @@ impl Connection {
         waiting: &Waiting<'_>,
         manner: Manner,
     ) -> Result<i32, Error> {
-        let now = Instant::now();
+        let began = Instant::now();
         let mut opaque = 0;
         let next = self.outgoing.append(manner, request.body.len(), |out| {
+            let now = Instant::now();
             opaque = self
                 .in_flight
                 .register(waiting.waiter, waiting.ticket, waiting.alarm, now)
@@ -218,6 +209,7 @@ impl Connection {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
+            self.unheard_since.set_if_never(Moment::new(self.epoch, now));
             Ok(Some(opaque))
         });
         match next {
@@ -228,7 +220,7 @@ impl Connection {
                 self.carry_out(next);
                 Ok(opaque)
             }
-            Err(rejected) => Err(self.rejection(rejected, now)),
+            Err(rejected) => Err(self.rejection(rejected, began)),
         }
     }
 
@@ -265,11 +257,13 @@ impl Connection {
 
     /// Gives a request up. If it was still waiting, the waiter will not be completed any more.
     pub(crate) fn cancel(self: &Arc<Self>, opaque: i32) -> Cancelled {
-        let Some(entry) = self.in_flight.take(opaque) else {
+        if self.in_flight.take(opaque).is_none() {
             return Cancelled::TooLate;
-        };
+        }
         let written = self.outgoing.withdraw(opaque);
-        self.suspect(&entry, written);
+        if written == Written::All {
+            self.suspect();
+        }
         Cancelled::Waiting(written)
     }
 
@@ -280,14 +274,22 @@ impl Connection {
 
     /// Tells those whose time is over.
     pub(crate) fn look_at_alarms(self: &Arc<Self>, now: Instant) {
-        for due in self.in_flight.due(now) {
+        let due = self.in_flight.due(now);
+        // All are withdrawn before the first is told, so that what the first does about it spoils no other's verdict.
+        let withdraw = |due: &Due| match due {
+            Due::Share(..) => None,
+            Due::Over(entry) => Some(self.outgoing.withdraw(entry.opaque)),
+        };
+        let written: Vec<_> = due.iter().map(withdraw).collect();
+        if written.contains(&Some(Written::All)) {
+            self.suspect();
+        }
+        for (due, written) in due.into_iter().zip(written) {
             match due {
                 Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue),
                 Due::Over(entry) => {
-                    let written = self.outgoing.withdraw(entry.opaque);
-                    self.suspect(&entry, written);
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
-                    let error = self.timeout(written, waited);
+                    let error = self.timeout(written.unwrap_or(Written::All), waited);
                     entry.waiter.complete(entry.ticket, Outcome::Failed(error));
                 }
             }
@@ -423,19 +425,27 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
-            let elapsed = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.received.store(elapsed, Ordering::Relaxed);
             buffer.filled(count);
+            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
+                        has_heard = true;
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
+            }
+            // Half an answer is none: its rest may never come.
+            if has_heard {
+                self.unheard_since.set(Moment::NEVER);
+            }
+            if buffer.is_within_frame() {
+                self.unheard_since
+                    .set_if_never(Moment::new(self.epoch, Instant::now()));
             }
         }
     }
@@ -447,23 +457,20 @@ impl Connection {
             self.decline(&header, frame.serialization);
             return Ok(());
         }
-        match self.in_flight.take(header.opaque) {
-            Some(entry) => {
-                let outcome = Outcome::Reply {
-                    address: &self.address,
-                    header: &header,
-                    body: frame.body,
-                };
-                entry.waiter.complete(entry.ticket, outcome);
-            }
-            None => {
-                self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!(
-                    "{}: dropped a reply that nobody waits for (opaque {})",
-                    self.address,
-                    header.opaque
-                );
-            }
+        if let Some(entry) = self.in_flight.take(header.opaque) {
+            let outcome = Outcome::Reply {
+                address: &self.address,
+                header: &header,
+                body: frame.body,
+            };
+            entry.waiter.complete(entry.ticket, outcome);
+        } else {
+            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
+            log::debug!(
+                "{}: dropped a reply that nobody waits for (opaque {})",
+                self.address,
+                header.opaque
+            );
         }
         Ok(())
     }
@@ -506,23 +513,21 @@ impl Connection {
         }
     }
 
-    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came since it
-    /// was written, the connection is given up, and the next send gets a new one.
-    fn suspect(&self, entry: &Entry, written: Written) {
+    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came for long
+    /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
+    /// the writer's business.
+    fn suspect(&self) {
+        self.give_up_if_silent(self.settings.half_open_after);
+    }
+
+    /// Gives the connection up if no frame has come for so long although something was asked.
+    pub(crate) fn give_up_if_silent(&self, patience: Duration) {
         let now = Moment::new(self.epoch, Instant::now());
-        let waited = entry.registered.until(now);
-        let heard = self.received.load(Ordering::Relaxed);
-        let heard_since = Moment::from_micros(heard) >= entry.registered;
-        if written == Written::All
-            && waited >= self.settings.half_open_after
-            && !heard_since
-            && self.is_live()
-        {
-            let reason = format!("no byte came for {waited:.1?} after a request, so the peer may be gone");
-            self.end(
-                EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason))),
-                false,
-            );
+        let silent = self.unheard_since.get().until(now);
+        if silent >= patience && self.is_live() && !self.outgoing.is_stalled() {
+            let reason = format!("no byte came for {silent:.1?} after a request, so the peer may be gone");
+            let source = io::Error::new(io::ErrorKind::TimedOut, reason);
+            self.end(EndCause::Io(Arc::new(source)), false);
         }
     }
 
@@ -545,34 +550,8 @@ impl Connection {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
-            let error = self.lost(cause, written, entry.registered.until(now));
+            let error = cause.error(&self.address, written, entry.registered.until(now));
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
-        }
-    }
-
-    fn lost(&self, cause: &EndCause, written: Written, waited: Duration) -> Error {
-        let address = Arc::clone(&self.address);
-        match cause {
-            EndCause::Io(source) => Error::ConnectionLost {
-                address,
-                written,
-                waited,
-                source: Arc::clone(source),
-            },
-            EndCause::Protocol(reason) => Error::Protocol {
-                address,
-                written,
-                reason: printable(reason).into(),
-            },
-            EndCause::Closed => {
-                let source = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by this producer");
-                Error::ConnectionLost {
-                    address,
-                    written,
-                    waited,
-                    source: Arc::new(source),
-                }
-            }
         }
     }
 
@@ -581,7 +560,7 @@ impl Connection {
         match rejected {
             Rejected::Ended | Rejected::Frame(Unwritten::Ended) => {
                 let cause = self.cause.get().unwrap_or(&EndCause::Closed);
-                self.lost(cause, Written::Nothing, waited)
+                cause.error(&self.address, Written::Nothing, waited)
             }
             Rejected::NoRoom | Rejected::Frame(Unwritten::Full) => self.timeout(Written::Nothing, waited),
             Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage {

@@ -4,6 +4,7 @@ pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;
 mod dial;
+mod end_cause;
 mod in_flight;
 mod outgoing;
 pub(crate) mod sync;
