@@ -73,15 +73,20 @@ impl Workers {
         }
     }
 
-    /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped.
+    /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped: then nothing that
+    /// was handed over is left in the queue, whatever the order of events.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
-        if self.stopped.load(Ordering::Acquire) {
+        if self.stopped.load(Ordering::SeqCst) {
             // Better on the wrong thread than never.
             run_caught(task, &self.panics);
             return;
         }
         let all_busy = !self.queue.is_empty();
         drop(self.orders.send(Order::Run(task)));
+        if self.stopped.load(Ordering::SeqCst) {
+            // The order to stop may lie before it in the queue.
+            return self.run_what_is_left();
+        }
         let started = self.started.load(Ordering::Acquire);
         if started < self.limit && (started == 0 || all_busy) {
             if let Err(error) = self.start_one() {
@@ -98,7 +103,7 @@ impl Workers {
     /// Lets the workers finish what is queued and end, and waits for them until then. A worker that is the caller, or
     /// whose closure does not return, is left to end by itself.
     pub(crate) fn stop(&self, until: Instant) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::SeqCst);
         let threads = std::mem::take(&mut *self.threads.lock());
         for _ in &threads {
             drop(self.orders.send(Order::Stop));
@@ -121,10 +126,24 @@ impl Workers {
         }
     }
 
+    /// Runs what no worker may be left for. Orders to stop are put back for those whom they are meant for.
+    fn run_what_is_left(&self) {
+        let mut stops = 0;
+        while let Ok(order) = self.queue.try_recv() {
+            match order {
+                Order::Run(task) => run_caught(task, &self.panics),
+                Order::Stop => stops += 1,
+            }
+        }
+        for _ in 0..stops {
+            drop(self.orders.send(Order::Stop));
+        }
+    }
+
     fn start_one(&self) -> io::Result<()> {
         let mut threads = self.threads.lock();
         let number = threads.len();
-        if number >= self.limit || self.stopped.load(Ordering::Acquire) {
+        if number >= self.limit || self.stopped.load(Ordering::SeqCst) {
             return Ok(());
         }
         let queue = self.queue.clone();
@@ -181,6 +200,26 @@ mod tests {
         workers.stop(Instant::now() + Duration::from_secs(20));
         assert_eq!(receiver.try_iter().count(), 500);
         assert_eq!(workers.panics(), 500);
+    }
+
+    #[test]
+    fn no_task_is_lost_while_the_pool_is_stopped() {
+        for _ in 0..300 {
+            let workers = Workers::new(2);
+            let (sender, receiver) = channel::unbounded();
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for _ in 0..20 {
+                            let sender = sender.clone();
+                            workers.submit(Arc::new(Call(move || drop(sender.send(thread::current().id())))));
+                        }
+                    });
+                }
+                workers.stop(Instant::now() + Duration::from_secs(20));
+            });
+            assert_eq!(receiver.try_iter().count(), 40);
+        }
     }
 
     #[test]
