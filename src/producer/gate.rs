@@ -46,9 +46,14 @@ impl Gate {
         self.closed.store(true, Ordering::SeqCst);
     }
 
+    /// Whether the caller is in a closure of this producer.
+    pub(super) fn is_running_closure(self: &Arc<Self>) -> bool {
+        RUNNING_FOR.with(Cell::get) == self.address()
+    }
+
     /// How many sends are under way, apart from the one whose closure the caller runs: nobody waits for himself.
     pub(super) fn others_inside(self: &Arc<Self>) -> usize {
-        let own = usize::from(RUNNING_FOR.with(Cell::get) == self.address());
+        let own = usize::from(self.is_running_closure());
         self.inside.load(Ordering::SeqCst).saturating_sub(own)
     }
 
