@@ -74,6 +74,11 @@ impl Gate {
         self.closed.store(true, Ordering::SeqCst);
     }
 
+    /// Whether the caller is in a closure of this producer.
+    pub(super) fn is_running_closure(self: &Arc<Self>) -> bool {
+        RUNNING_FOR.with(Cell::get) == self.address()
+    }
+
     /// How many sends are under way, apart from the one whose closure the caller runs: nobody waits for himself.
     pub(super) fn others_inside(self: &Arc<Self>) -> usize {
         let generations = self.generations.lock();
@@ -137,7 +142,7 @@ impl Gate {
     }
 
     fn without_own(self: &Arc<Self>, inside: usize) -> usize {
-        inside.saturating_sub(usize::from(RUNNING_FOR.with(Cell::get) == self.address()))
+        inside.saturating_sub(usize::from(self.is_running_closure()))
     }
 
     fn address(self: &Arc<Self>) -> usize {

@@ -273,7 +273,8 @@ impl Producer {
     /// Blocks for at most `within` and a moment (0.2 s) for the last callbacks. Sends that are not finished by then end
     /// with an error that says what may have become of the message, and their callbacks run before this returns, unless
     /// a callback itself blocks longer. Calling it again returns the first report. It may be called from a callback, which
-    /// then does not wait for itself.
+    /// then waits neither for itself nor for another thread that is shutting down already: that one waits for the callback,
+    /// which gets a report of what is left at this moment.
     pub fn shutdown(&self, within: Duration) -> ShutdownReport {
         shutdown::shut_down(&self.handle.shared, within)
     }

@@ -147,8 +147,13 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     let began = Instant::now();
     shared.gate.close();
     let until = began + within.min(Duration::from_secs(24 * 3600));
-    let Some(mut done) = shared.shut_down.try_lock_until(until + 2 * LAST_WORDS) else {
-        // Another thread is at it, and maybe waits for the closure that is calling.
+    let patience = if shared.gate.is_running_closure() {
+        // Another thread that is at it waits for the closure that is calling.
+        began
+    } else {
+        until + 2 * LAST_WORDS
+    };
+    let Some(mut done) = shared.shut_down.try_lock_until(patience) else {
         return report(shared, shared.gate.others_inside(), began);
     };
     if let Some(report) = &*done {
