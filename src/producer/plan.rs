@@ -376,7 +376,7 @@ impl SendPlan {
         };
         let number = self.begun;
         self.begun = self.begun.saturating_add(1);
-        self.not_before = None;
+        self.not_before = self.not_before.filter(|not_before| *not_before > now);
         self.make_room();
         let state = RecordState::Awaited;
         self.records.push(Record {
