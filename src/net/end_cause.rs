@@ -22,7 +22,10 @@ impl EndCause {
         match self {
             Self::Closed => None,
             Self::Io(source) if source.kind() == io::ErrorKind::TimedOut => None,
-            Self::Io(source) => Some(Arc::clone(source)),
+            Self::Io(source) => {
+                let reason = format!("{source} before it had said anything");
+                Some(Arc::new(io::Error::new(source.kind(), reason)))
+            }
             Self::Protocol(reason) => {
                 let reason = format!("the peer does not speak the protocol: {}", printable(reason));
                 Some(Arc::new(io::Error::new(io::ErrorKind::InvalidData, reason)))

@@ -6,9 +6,9 @@ use super::{
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    lanes::Lanes,
     permits::Permits,
-    plan::Rules,
-    shutdown::ShutdownReport,
+    shutdown::{LastOutcomes, ShutdownReport},
 };
 use crate::{
     cluster::{
@@ -21,7 +21,7 @@ use crate::{
         topic_route::RouteBroker,
     },
     code::ResponseCode,
-    config::{BLOCKING_IN_FLIGHT, FaultTable, HeaderSerialization, ProducerConfig},
+    config::{BLOCKING_IN_FLIGHT, FaultTable, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::{Error, Phase, is_access_refusal},
     message::names::TEMPLATE_TOPIC,
     net::{
@@ -44,6 +44,7 @@ pub(crate) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Connections>,
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
     pub(super) health: Option<Arc<BrokerHealth>>,
+    pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
 }
@@ -81,15 +83,9 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
-        let looked_at = Arc::clone(&connections);
-        timer
-            .start(move |now| looked_at.look_at_alarms(now))
-            .map_err(|error| Error::Thread {
-                purpose: "the timer",
-                source: Arc::new(error),
-            })?;
-        let detector = health.as_ref().filter(|_| config.reachability_detector);
-        let detector = detector.map(|health| Detector {
+        start_timer(&timer, &connections)?;
+        let asked = health.as_ref().filter(|_| config.reachability_detector);
+        let detector = asked.map(|health| Detector {
             health: Arc::clone(health),
             connections: Arc::clone(&connections),
             routes: Arc::clone(&routes),
@@ -116,24 +112,17 @@ impl Shared {
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             desks: Mutex::default(),
+            lanes: Arc::default(),
             workers: Workers::new(config.callback_threads),
             timer,
             connections,
             routes,
             housekeeping,
             health,
+            last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
         }))
-    }
-
-    /// What a send that may go to any queue may do.
-    pub(super) fn rules(&self, retries: u32) -> Rules {
-        Rules {
-            attempts: retries.saturating_add(1),
-            retry_response_codes: Arc::clone(&self.config.retry_response_codes),
-            retry_another_broker_when_not_store_ok: self.config.retry_another_broker_when_not_store_ok,
-        }
     }
 
     /// An attempt failed: if that means that the route is out of date, it is looked up again in the background; and the
@@ -214,6 +203,16 @@ impl fmt::Debug for Shared {
     }
 }
 
+fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(), Error> {
+    let looked_at = Arc::clone(connections);
+    timer
+        .start(move |now| looked_at.look_at_alarms(now))
+        .map_err(|error| Error::Thread {
+            purpose: "the timer",
+            source: Arc::new(error),
+        })
+}
+
 fn template_topic(config: &ProducerConfig) -> TemplateTopic {
     TemplateTopic {
         // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
@@ -233,6 +232,7 @@ fn intervals(config: &ProducerConfig) -> Intervals {
     Intervals {
         route_refresh: config.route_refresh_interval,
         heartbeat: config.heartbeat_interval,
+        heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
     }
 }
 
@@ -286,6 +286,6 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
         // A send has used up a little of its time before its request is written.
-        half_open_after: config.send_timeout - config.send_timeout / 8,
+        half_open_after: config.send_timeout * 7 / 8,
     }
 }
