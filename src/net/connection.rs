@@ -312,7 +312,7 @@ impl Connection {
 
     /// Ends the connection from this side.
     pub(crate) fn close(&self) {
-        self.end(EndCause::Closed, false);
+        self.end(EndCause::Closed);
     }
 
     /// Waits until both threads have ended, which they do at once after [`Self::close`]. Does nothing on those threads
@@ -368,7 +368,7 @@ impl Connection {
             Next::Write(piece) => match self.outgoing.write(&self.stream, piece) {
                 Ok(false) => {}
                 Ok(true) => self.ensure_writer(),
-                Err(error) => self.end(EndCause::Io(Arc::new(error)), true),
+                Err(error) => self.end(EndCause::Io(Arc::new(error))),
             },
         }
     }
@@ -382,7 +382,7 @@ impl Connection {
         let name = format!("rmq-writer {}", self.address);
         let spawned = thread::Builder::new().name(name).spawn(move || {
             if let Err(error) = writer.outgoing.run_writer(&writer.stream) {
-                writer.end(EndCause::Io(Arc::new(error)), true);
+                writer.end(EndCause::Io(Arc::new(error)));
             }
         });
         match spawned {
@@ -390,7 +390,7 @@ impl Connection {
             Err(error) => {
                 drop(slot);
                 // Nobody would ever write what is pending.
-                self.end(EndCause::Io(Arc::new(error)), false);
+                self.end(EndCause::Io(Arc::new(error)));
             }
         }
     }
@@ -404,7 +404,7 @@ impl Connection {
                     .1
                     .take()
                     .unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
-                self.0.end(cause, false);
+                self.0.end(cause);
             }
         }
         let mut guard = Guard(&self, None);
@@ -551,11 +551,11 @@ impl Connection {
     fn give_up(&self, reason: String) {
         if self.is_live() {
             let error = io::Error::new(io::ErrorKind::TimedOut, reason);
-            self.end(EndCause::Io(Arc::new(error)), false);
+            self.end(EndCause::Io(Arc::new(error)));
         }
     }
 
-    fn end(&self, cause: EndCause, by_writer: bool) {
+    fn end(&self, cause: EndCause) {
         if self.cause.set(cause).is_err() {
             return;
         }
@@ -565,7 +565,7 @@ impl Connection {
         let Remains {
             mut unfinished,
             oneway,
-        } = self.outgoing.end(by_writer);
+        } = self.outgoing.end();
         unfinished.sort_unstable_by_key(|(opaque, _)| *opaque);
         let entries = self.in_flight.end();
         self.events.ended(self, cause, oneway);

@@ -26,6 +26,9 @@ pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
 
+/// How long the end of a connection waits for a writer to come back from its last system call.
+const LONGEST_WAY_BACK: Duration = Duration::from_millis(50);
+
 /// A connection whose peer has taken nothing for so long, although there was something to take, is given up.
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,6 +57,8 @@ struct State {
     /// What a sender could not write at once. The role goes to the writer thread with it.
     left_over: Option<Piece>,
     writer_is_parked: bool,
+    /// The writer's last system call failed: `written` is exact, and the role is not given back.
+    failed: bool,
     /// No progress since a whole tick.
     stalled: bool,
     /// When a byte was taken last, or when the oldest of these bytes came into an empty buffer.
@@ -135,6 +140,7 @@ impl Outgoing {
             writing: false,
             left_over: None,
             writer_is_parked: false,
+            failed: false,
             stalled: false,
             moved: Instant::now(),
             ended: false,
@@ -205,23 +211,28 @@ impl Outgoing {
     pub(super) fn write(&self, mut stream: impl Write, mut piece: Piece) -> io::Result<bool> {
         loop {
             match stream.write(piece.rest()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => return Err(self.fail(io::ErrorKind::WriteZero.into())),
                 Ok(count) => piece.at += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if is_tick(&error) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.fail(error)),
             }
             let mut state = self.state.lock();
             let done = piece.is_written();
             self.advance(&mut state, &piece);
-            if done {
+            let more = if done {
                 state.release(piece);
-                let more = !state.pending.is_empty();
-                return Ok(more && self.call_writer(&state));
+                !state.pending.is_empty()
+            } else {
+                // The peer reads slowly: the caller has its own time to keep.
+                state.left_over = Some(piece);
+                true
+            };
+            if state.ended {
+                // Whoever ends the connection may wait for this.
+                self.progress.notify_all();
             }
-            // The peer reads slowly: the caller has its own time to keep.
-            state.left_over = Some(piece);
-            return Ok(self.call_writer(&state));
+            return Ok(more && self.call_writer(&state));
         }
     }
 
@@ -230,7 +241,7 @@ impl Outgoing {
         while let Some(mut piece) = self.next_piece() {
             while !piece.is_written() {
                 match stream.write(piece.rest()) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(0) => return Err(self.fail(io::ErrorKind::WriteZero.into())),
                     Ok(count) => {
                         piece.at += count;
                         let mut state = self.state.lock();
@@ -238,13 +249,26 @@ impl Outgoing {
                         self.advance(&mut state, &piece);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if is_tick(&error) => self.stall(&mut piece)?,
-                    Err(error) => return Err(error),
+                    Err(error) if is_tick(&error) => {
+                        self.stall(&mut piece).map_err(|error| self.fail(error))?;
+                    }
+                    Err(error) => return Err(self.fail(error)),
                 }
             }
-            self.state.lock().release(piece);
+            let mut state = self.state.lock();
+            state.release(piece);
+            if state.ended {
+                self.progress.notify_all();
+            }
         }
         Ok(())
+    }
+
+    /// The writer is back from its last system call.
+    fn fail(&self, error: io::Error) -> io::Error {
+        self.state.lock().failed = true;
+        self.progress.notify_all();
+        error
     }
 
     fn next_piece(&self) -> Option<Piece> {
@@ -298,15 +322,22 @@ impl Outgoing {
         Written::All
     }
 
-    /// Ends everything, once. `by_writer` says that the caller has the writer role: then the positions are exact. Else
-    /// a system call may be under way, and what it holds counts as written.
-    pub(super) fn end(&self, by_writer: bool) -> Remains {
+    /// Ends everything, once, after the socket has been shut down. A system call may be under way: it comes back at once,
+    /// for nobody waits on a socket that is shut down, and says how much it has written. Should it not come back in time,
+    /// all that it holds counts as written.
+    pub(super) fn end(&self) -> Remains {
         let mut state = self.state.lock();
         state.ended = true;
-        let known = if by_writer || !state.writing || state.left_over.is_some() {
-            state.written
-        } else {
+        let until = Instant::now() + LONGEST_WAY_BACK;
+        while state.is_in_system_call() {
+            if self.progress.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        let known = if state.is_in_system_call() {
             state.taken
+        } else {
+            state.written
         };
         let mut remains = Remains {
             unfinished: Vec::new(),
@@ -377,6 +408,11 @@ impl Outgoing {
 }
 
 impl State {
+    /// Whether a writer may be writing at this moment.
+    fn is_in_system_call(&self) -> bool {
+        self.writing && self.left_over.is_none() && !self.failed
+    }
+
     /// Bytes that are not written.
     fn held(&self) -> usize {
         let end = self.frames.back().map_or(self.written, |frame| frame.end);
