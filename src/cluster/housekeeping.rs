@@ -16,6 +16,7 @@ use crate::{
     net::{
         connection::{Connection, Request},
         connections::Connections,
+        deadline::Deadline,
         sync::{AtomicBool, Ordering, channel},
         timer::Timer,
     },
@@ -157,7 +158,7 @@ impl Housekeeping {
             return;
         }
         let housekeeping = Arc::clone(self);
-        self.timer.at(Instant::now() + after, move || {
+        self.timer.at(Deadline::after(after).at(), move || {
             if !housekeeping.stopped.load(Ordering::Acquire) {
                 job(&housekeeping);
             }
