@@ -18,7 +18,7 @@ use std::{
 pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
-    outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
+    outgoing::{Next, Outgoing, Owner, Rejected, Remains, WRITE_TICK},
     sync::{AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
@@ -183,7 +183,7 @@ impl Connection {
         self.outgoing.oneway_unwritten()
     }
 
-    /// Blocks until all frames are written, the connection has ended, or `until` is over.
+    /// Blocks until all one-way messages are written, the connection has ended, or `until` is over.
     pub(crate) fn wait_until_written(&self, until: Instant) {
         self.outgoing.wait_until_written(until);
     }
@@ -219,7 +219,7 @@ impl Connection {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
-            Ok(Some(opaque))
+            Ok(Owner::Request(opaque))
         });
         match next {
             Ok(next) => {
@@ -253,7 +253,7 @@ impl Connection {
                     request.body,
                 )
                 .map_err(Unwritten::Wire)?;
-                Ok(None)
+                Ok(Owner::Oneway)
             });
         match next {
             Ok(next) => {
@@ -505,7 +505,7 @@ impl Connection {
         let next = self
             .outgoing
             .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Owner::Nobody)
             });
         match next {
             Ok(next) => self.carry_out(next),

@@ -35,10 +35,20 @@ pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// A written-out buffer that is larger than this is not kept for the next frames.
 const KEPT_BUFFER: usize = 256 * 1024;
 
+/// Whose a frame is: who wants to know what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A request with this opaque, whose waiter is told.
+    Request(i32),
+    /// A one-way message: nobody waits, but it counts when it is lost.
+    Oneway,
+    /// An answer that the peer asked for and can do without.
+    Nobody,
+}
+
 /// A frame that is not fully written.
 struct Frame {
-    /// `None` for a frame that nobody waits for.
-    opaque: Option<i32>,
+    owner: Owner,
     start: u64,
     end: u64,
 }
@@ -117,7 +127,7 @@ pub(super) enum Rejected<E> {
 pub(super) struct Remains {
     /// Frames that somebody waits for, with how much of each was written.
     pub(super) unfinished: Vec<(i32, Written)>,
-    /// Frames that nobody waits for.
+    /// One-way messages.
     pub(super) oneway: usize,
 }
 
@@ -152,8 +162,8 @@ impl Outgoing {
         }
     }
 
-    /// Takes in one frame, which `encode` appends to the buffer. It returns the opaque that the frame is known by, or
-    /// `None` for a frame that nobody waits for. `size` is an estimate of the frame's bytes.
+    /// Takes in one frame, which `encode` appends to the buffer. It returns whose it is. `size` is an estimate of the
+    /// frame's bytes.
     ///
     /// Registering the request inside `encode` makes one act of it: when the connection ends, whatever is registered
     /// has been taken in.
@@ -161,7 +171,7 @@ impl Outgoing {
         &self,
         manner: Manner,
         size: usize,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<Option<i32>, E>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Owner, E>,
     ) -> Result<Next, Rejected<E>> {
         let mut state = self.state.lock();
         if let Manner::Blocking { until } | Manner::Queued { until } = manner {
@@ -172,9 +182,9 @@ impl Outgoing {
         }
         let was_idle = state.frames.is_empty();
         let start = state.taken + length(state.pending.len());
-        let opaque = encode(&mut state.pending).map_err(Rejected::Frame)?;
+        let owner = encode(&mut state.pending).map_err(Rejected::Frame)?;
         let end = state.taken + length(state.pending.len());
-        state.frames.push_back(Frame { opaque, start, end });
+        state.frames.push_back(Frame { owner, start, end });
         if was_idle {
             state.moved = Instant::now();
         }
@@ -310,7 +320,11 @@ impl Outgoing {
     /// Takes a frame back whose owner's time is over. Says whether it may have been written, or be written yet.
     pub(super) fn withdraw(&self, opaque: i32) -> Written {
         let mut state = self.state.lock();
-        let Some(index) = state.frames.iter().position(|frame| frame.opaque == Some(opaque)) else {
+        let Some(index) = state
+            .frames
+            .iter()
+            .position(|frame| frame.owner == Owner::Request(opaque))
+        else {
             return Written::All;
         };
         let withdrawn = state.withdraw(index);
@@ -351,9 +365,10 @@ impl Outgoing {
             } else {
                 Written::Nothing
             };
-            match frame.opaque {
-                Some(opaque) => remains.unfinished.push((opaque, written)),
-                None => remains.oneway += usize::from(written != Written::All),
+            match frame.owner {
+                Owner::Request(opaque) => remains.unfinished.push((opaque, written)),
+                Owner::Oneway => remains.oneway += usize::from(written != Written::All),
+                Owner::Nobody => {}
             }
         }
         state.pending = Vec::new();
@@ -364,20 +379,15 @@ impl Outgoing {
         remains
     }
 
-    /// Frames that nobody waits for and that are not fully written.
+    /// One-way messages that are not fully written.
     pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state
-            .lock()
-            .frames
-            .iter()
-            .filter(|frame| frame.opaque.is_none())
-            .count()
+        self.state.lock().oneway().count()
     }
 
-    /// Waits until everything is written, the connection has ended, or `until` is over.
+    /// Waits until all one-way messages are written, the connection has ended, or `until` is over.
     pub(super) fn wait_until_written(&self, until: Instant) {
         let mut state = self.state.lock();
-        while !state.ended && !state.frames.is_empty() {
+        while !state.ended && state.oneway().next().is_some() {
             if self.progress.wait_until(&mut state, until).timed_out() {
                 return;
             }
@@ -411,6 +421,10 @@ impl State {
     /// Whether a writer may be writing at this moment.
     fn is_in_system_call(&self) -> bool {
         self.writing && self.left_over.is_none() && !self.failed
+    }
+
+    fn oneway(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(|frame| frame.owner == Owner::Oneway)
     }
 
     /// Bytes that are not written.
