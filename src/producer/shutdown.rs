@@ -12,8 +12,15 @@ use std::{
 
 use super::shared::Shared;
 
-/// Kept back for the goodbye and the last closures when everything else has used up the time.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// For the goodbye when everything else has used up the time.
+const SHORTEST_GOODBYE: Duration = Duration::from_millis(50);
+
+/// For the goodbye however much time is left: a broker that is well answers at once, and one that is not sees the
+/// connection end.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
+
+/// For the last closures when everything else has used up the time.
+const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// What was left when a producer was shut down.
 ///
@@ -73,7 +80,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
         // Another thread that is at it waits for the closure that is calling.
         began
     } else {
-        until + LAST_WORDS
+        until + SHORTEST_GOODBYE + LAST_WORDS
     };
     let Some(mut done) = shared.shut_down.try_lock_until(patience) else {
         return report(shared, shared.gate.others_inside(), began);
@@ -88,11 +95,14 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
         .for_each(|connection| connection.wait_until_written(until));
     let ended_early = shared.gate.others_inside();
     shared.housekeeping.stop();
-    let last_words = until.max(Instant::now() + LAST_WORDS);
-    shared.housekeeping.unregister(last_words);
+    let now = Instant::now();
+    let goodbye = until.max(now + SHORTEST_GOODBYE).min(now + LONGEST_GOODBYE);
+    shared.housekeeping.unregister(goodbye);
     shared.routes.close();
     shared.connections.close();
     shared.timer.stop();
+    // Closing has ended what was left, so the closures of that run now.
+    let last_words = until.max(Instant::now() + LAST_WORDS);
     shared.gate.wait_until_empty(last_words);
     shared.workers.stop(last_words);
     let report = report(shared, ended_early, began);
