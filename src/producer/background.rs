@@ -531,3 +531,7 @@ impl Closing {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "background_tests.rs"]
+mod tests;
