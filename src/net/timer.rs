@@ -209,7 +209,9 @@ mod tests {
         let now = Instant::now();
         let job = |name: &'static str| {
             let sender = sender.clone();
-            move || drop(sender.send(name))
+            move || {
+                sender.send(name).ok();
+            }
         };
         timer.at(now + Duration::from_millis(30), job("second"));
         let cancelled = timer.at(now + Duration::from_millis(20), job("cancelled"));
@@ -228,7 +230,7 @@ mod tests {
         let (sender, receiver) = channel::unbounded();
         timer
             .start(move |now| {
-                drop(sender.send(now));
+                sender.send(now).ok();
                 None
             })
             .unwrap();
@@ -238,6 +240,78 @@ mod tests {
         timer.wake_by(at);
         let looked = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(looked >= at);
+        timer.stop();
+    }
+
+    /// Alarms that are set while the thread is looking, falling asleep or waking up are all looked at in time.
+    #[test]
+    fn no_wish_to_be_woken_is_missed() {
+        const THREADS: u32 = 3;
+        const ROUNDS: u32 = 1500;
+        let timer = Arc::new(Timer::new());
+        let alarms = Arc::<Mutex<Vec<(Instant, channel::Sender<Instant>)>>>::default();
+        let looked_at = Arc::clone(&alarms);
+        timer
+            .start(move |now| {
+                let mut alarms = looked_at.lock();
+                alarms.retain(|(at, sender)| {
+                    let is_due = *at <= now;
+                    if is_due {
+                        sender.send(now).ok();
+                    }
+                    !is_due
+                });
+                alarms.iter().map(|(at, _)| *at).min()
+            })
+            .unwrap();
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (timer, alarms) = (&timer, &alarms);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let (sender, receiver) = channel::bounded(1);
+                        // Some are due at once, some when the thread has just fallen asleep, some later.
+                        let after = Duration::from_micros(u64::from(round * (thread + 1) * 7 % 400));
+                        let at = Instant::now() + after;
+                        if round % 5 == 0 {
+                            timer.at(at, move || {
+                                sender.send(Instant::now()).ok();
+                            });
+                        } else {
+                            alarms.lock().push((at, sender));
+                            timer.wake_by(at);
+                        }
+                        let looked = receiver.recv_timeout(Duration::from_secs(15));
+                        assert!(looked.expect("missed") >= at, "round {round}: too early");
+                    }
+                });
+            }
+        });
+        timer.stop();
+    }
+
+    #[test]
+    fn a_job_that_panics_stops_neither_jobs_nor_looks() {
+        let timer = Arc::new(Timer::new());
+        let (sender, receiver) = channel::unbounded();
+        let looks = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&looks);
+        timer
+            .start(move |_| {
+                assert!(counted.fetch_add(1, Ordering::SeqCst) != 1, "on purpose");
+                None
+            })
+            .unwrap();
+        timer.at(Instant::now(), || panic!("on purpose"));
+        timer.at(Instant::now() + Duration::from_millis(5), move || {
+            sender.send(()).ok();
+        });
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(()));
+        let until = Instant::now() + Duration::from_secs(10);
+        while looks.load(Ordering::SeqCst) < 3 {
+            assert!(Instant::now() < until, "it does not look any more");
+            thread::sleep(Duration::from_millis(1));
+        }
         timer.stop();
     }
 }
