@@ -1,3 +1,4 @@
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![doc = include_str!("../README.md")]
 //!
 //! # What is logged
@@ -27,9 +28,10 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::HeaderSerialization;
+pub use config::{HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Aimed, Full, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Unflushed,
 };

@@ -4,7 +4,7 @@
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::header::Header;
-use crate::wire::json::{write_integer, write_string};
+use crate::wire::json_text::{write_integer, write_string};
 use crate::wire::request::route::ReceivedGetRoute;
 
 use super::dialect::ServerVersion;

@@ -209,9 +209,7 @@ mod tests {
         let now = Instant::now();
         let job = |name: &'static str| {
             let sender = sender.clone();
-            move || {
-                sender.send(name).ok();
-            }
+            move || sender.send(name).unwrap()
         };
         timer.at(now + Duration::from_millis(30), job("second"));
         let cancelled = timer.at(now + Duration::from_millis(20), job("cancelled"));

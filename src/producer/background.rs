@@ -6,16 +6,13 @@
 //! 3. Whoever finds the plan at its end finishes the send, once: gives up what is open and hands it to a worker, which
 //!    runs the user's closure.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
+    admission::Closing,
     attempt::{self, Prepared},
     choose,
-    gate::Inside,
-    permits::Permit,
+    lanes::{self, Turn},
     plan::{Destination, SendPlan, Step},
     result::{SendFailure, SendResult, SendStatus},
     shared::Shared,
@@ -24,19 +21,15 @@ use super::{
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
     error::{Error, Phase, Written},
-    message::Message,
+    message::MessageQueue,
     net::{
         connection::{Alarm, Cancelled, Connection},
-        deadline::Deadline,
         sync::Mutex,
         timer::TimerKey,
         waiter::{Outcome, Waiter},
         workers::Task,
     },
 };
-
-/// What the user wants to be told.
-pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>;
 
 /// An attempt that is registered with a connection.
 struct Open {
@@ -49,7 +42,15 @@ struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parked {
     ForRoute,
-    ForConnection { number: u32 },
+    /// For the ordered messages before it.
+    ForTurn,
+    ForConnection {
+        number: u32,
+    },
+    /// For nothing but time, before it looks for the route again.
+    BeforeRoute,
+    /// For nothing but time, before the next attempt.
+    BeforeAttempt,
 }
 
 struct State {
@@ -58,113 +59,28 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
+    /// The right to send to an ordered queue, held until the outcome is known.
+    turn: Option<Turn>,
     finished: bool,
     outcome: Option<Result<SendResult, Error>>,
     /// What the closure needs; taken by the worker that runs it.
     closing: Option<Closing>,
 }
 
-struct Closing {
-    on_done: OnDone,
-    permit: Option<Permit>,
-    _inside: Option<Inside>,
-}
-
 pub(super) struct AsyncSend {
     shared: Arc<Shared>,
     prepared: Prepared,
     aim: Option<Aim>,
+    is_ordered: bool,
     state: Mutex<State>,
 }
 
-/// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
-/// called here. Blocks for a permit, and for the route if a selector has to choose.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    message: Message,
-    aim: Option<&Aim>,
-    timeout: Duration,
-    on_done: OnDone,
-) {
-    let deadline = Deadline::after(timeout);
-    if let Err(error) = shared.workers.ensure_one() {
-        let source = Arc::new(error);
-        return on_done(Err(SendFailure::new(
-            message,
-            Error::Thread {
-                purpose: "callbacks",
-                source,
-            },
-        )));
-    }
-    let (inside, admitted) = match shared.gate.enter() {
-        Ok(inside) => (Some(inside), admit(shared, &message, aim, &deadline)),
-        Err(error) => (None, Err(error)),
-    };
-    match admitted {
-        Ok((prepared, permit, aim)) => {
-            let rules = shared.rules(if aim.is_some() {
-                0
-            } else {
-                shared.config.async_retries
-            });
-            let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
-            let closing = Closing {
-                on_done,
-                permit: Some(permit),
-                _inside: inside,
-            };
-            AsyncSend::new(shared, prepared, aim, plan, closing).look_for_route();
-        }
-        Err(error) => {
-            let closing = Closing {
-                on_done,
-                permit: None,
-                _inside: inside,
-            };
-            let refused = Refused {
-                shared: Arc::clone(shared),
-                what: Mutex::new(Some((closing, message, error))),
-            };
-            shared.workers.submit(Arc::new(refused));
-        }
-    }
-}
-
-/// Everything that may fail or block before a send is begun.
-fn admit(
-    shared: &Arc<Shared>,
-    message: &Message,
-    aim: Option<&Aim>,
-    deadline: &Deadline,
-) -> Result<(Prepared, Permit, Option<Aim>), Error> {
-    let prepared = Prepared::new(shared, message)?;
-    let permit = shared
-        .permits
-        .acquire(prepared.size(), deadline.at())
-        .ok_or_else(|| Error::Timeout {
-            phase: Phase::Permit,
-            target: format!("topic {}", message.topic()).into(),
-            waited: deadline.waited(),
-            written: Written::Nothing,
-        })?;
-    let aim = match aim {
-        // The closure is the user's, so it runs here and not on a thread of the library.
-        Some(aim @ Aim::Select(_)) => {
-            let route = shared.routes.wait(message.shared_topic(), deadline)?;
-            let chosen = choose::aimed(aim, &route, message)?;
-            Some(Aim::Queue((*chosen.queue).clone()))
-        }
-        other => other.cloned(),
-    };
-    Ok((prepared, permit, aim))
-}
-
 impl AsyncSend {
-    fn new(
+    pub(super) fn new(
         shared: &Arc<Shared>,
         prepared: Prepared,
         aim: Option<Aim>,
+        is_ordered: bool,
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
@@ -173,6 +89,7 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
+            turn: None,
             finished: false,
             outcome: None,
             closing: Some(closing),
@@ -181,6 +98,7 @@ impl AsyncSend {
             shared: Arc::clone(shared),
             prepared,
             aim,
+            is_ordered,
             state: Mutex::new(state),
         })
     }
@@ -189,7 +107,7 @@ impl AsyncSend {
         self.prepared.message.shared_topic()
     }
 
-    fn look_for_route(self: &Arc<Self>) {
+    pub(super) fn look_for_route(self: &Arc<Self>) {
         if let Some(route) = self.shared.routes.known(self.topic()) {
             return self.take_route(Ok(route));
         }
@@ -214,12 +132,50 @@ impl AsyncSend {
             Ok((route, aimed))
         });
         match aimed {
+            Ok((route, Some(aim))) if self.is_ordered => {
+                let queue = Arc::clone(&aim.queue);
+                self.state.lock().route = Some((route, Some(aim)));
+                self.wait_for_turn(&queue);
+            }
             Ok(route) => {
                 self.state.lock().route = Some(route);
                 self.drive();
             }
-            Err(error) => self.finish_without_attempt(error),
+            Err(error) => {
+                let mut state = self.state.lock();
+                let pause = if error.is_passing() {
+                    state.plan.pause_without_route(Instant::now())
+                } else {
+                    None
+                };
+                drop(state);
+                match pause {
+                    Some(until) => {
+                        self.park(Parked::BeforeRoute, until);
+                    }
+                    None => self.finish_without_attempt(error),
+                }
+            }
         }
+    }
+
+    fn wait_for_turn(self: &Arc<Self>, queue: &Arc<MessageQueue>) {
+        let until = self.state.lock().plan.deadline().at();
+        self.park(Parked::ForTurn, until);
+        let send = Arc::clone(self);
+        let enter = move |turn: Result<Turn, Error>| {
+            // If its time is over, the turn goes on to the next one, since nothing was sent in it.
+            match (send.unpark(Parked::ForTurn), turn) {
+                (true, Ok(turn)) => {
+                    send.state.lock().turn = Some(turn);
+                    send.drive();
+                }
+                (true, Err(error)) => send.finish_without_attempt(error),
+                (false, Ok(turn)) => turn.end(None),
+                (false, Err(_)) => {}
+            }
+        };
+        self.shared.lanes.take_turn(queue, Box::new(enter));
     }
 
     fn drive(self: &Arc<Self>) {
@@ -238,13 +194,23 @@ impl AsyncSend {
             let step = plan.next(Instant::now(), route, aimed.as_ref());
             drop(state);
             match step {
-                Step::Attempt { number, to, share } => {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
+                    let alarm = Alarm { share, until };
                     let Some(connection) = self.shared.connections.live(&to.broker.address) else {
-                        return self.wait_for_connection(number, &to, share);
+                        return self.wait_for_connection(number, &to, alarm);
                     };
-                    if let Err(error) = self.begin(number, &to, share, &connection) {
+                    if let Err(error) = self.begin(number, &to, alarm, &connection) {
                         self.failed(number, error);
                     }
+                }
+                Step::Pause { until } => {
+                    self.park(Parked::BeforeAttempt, until);
+                    return;
                 }
                 // The alarm of the attempt calls back.
                 Step::Wait { .. } => return,
@@ -253,9 +219,9 @@ impl AsyncSend {
         }
     }
 
-    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, share: Instant) {
+    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, alarm: Alarm) {
         let parked = Parked::ForConnection { number };
-        if !self.park(parked, share) {
+        if !self.park(parked, alarm.share) {
             self.failed(number, self.not_connected(number));
             return self.drive();
         }
@@ -265,7 +231,7 @@ impl AsyncSend {
             if !send.unpark(parked) {
                 return;
             }
-            let begun = ready.and_then(|connection| send.begin(number, &to, share, &connection));
+            let begun = ready.and_then(|connection| send.begin(number, &to, alarm, &connection));
             if let Err(error) = begun {
                 send.failed(number, error);
                 send.drive();
@@ -278,7 +244,7 @@ impl AsyncSend {
         self: &Arc<Self>,
         number: u32,
         to: &Destination,
-        share: Instant,
+        alarm: Alarm,
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
         let state = self.state.lock();
@@ -289,9 +255,8 @@ impl AsyncSend {
             // Another attempt's answer came meanwhile: a further copy is not wanted.
             return Err(connection.timeout(Written::Nothing, deadline.waited()));
         }
-        let until = deadline.at();
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
-        let waiting = attempt::waiting(&waiter, number, Some(Alarm { share, until }));
+        let waiting = attempt::waiting(&waiter, number, Some(alarm));
         let opaque = attempt::send(
             &self.shared,
             &self.prepared,
@@ -362,7 +327,30 @@ impl AsyncSend {
         // The timer calls early only when it is stopped.
         let is_stopped = Instant::now() < until;
         match what {
-            Parked::ForRoute => {
+            Parked::BeforeRoute if !is_stopped => self.look_for_route(),
+            Parked::BeforeAttempt if !is_stopped => {
+                self.take_newer_route();
+                self.drive();
+            }
+            Parked::BeforeAttempt => {
+                self.state.lock().plan.stop("the producer is shut down");
+                self.drive();
+            }
+            Parked::ForTurn => {
+                let state = self.state.lock();
+                let queue = state
+                    .route
+                    .as_ref()
+                    .and_then(|(_, aim)| aim.as_ref())
+                    .map(|aim| Arc::clone(&aim.queue));
+                let began = state.plan.deadline().began();
+                drop(state);
+                let late = queue
+                    .map(|queue| lanes::late(&queue, began))
+                    .filter(|_| !is_stopped);
+                self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
+            }
+            Parked::ForRoute | Parked::BeforeRoute => {
                 let waited = self.state.lock().plan.deadline().waited();
                 let error = if is_stopped {
                     Error::ShutDown
@@ -381,6 +369,14 @@ impl AsyncSend {
                 self.failed(number, error);
                 self.drive();
             }
+        }
+    }
+
+    /// What failed before the pause may have moved since.
+    fn take_newer_route(&self) {
+        let newer = self.shared.routes.known(self.topic());
+        if let (Some(newer), Some((route, _))) = (newer, &mut self.state.lock().route) {
+            *route = newer;
         }
     }
 
@@ -440,12 +436,17 @@ impl AsyncSend {
             return;
         }
         let outcome = state.plan.finish(Instant::now());
+        let turn = state.turn.take();
+        let failure = outcome.as_ref().err().map(Error::delivery);
         state.hand_out(outcome);
         drop(state);
         self.run_closure();
+        if let Some(turn) = turn {
+            turn.end(failure);
+        }
     }
 
-    fn finish_without_attempt(self: &Arc<Self>, error: Error) {
+    pub(super) fn finish_without_attempt(self: &Arc<Self>, error: Error) {
         let mut state = self.state.lock();
         if state.finished {
             return;
@@ -500,35 +501,6 @@ impl Task for AsyncSend {
         let Some((closing, outcome)) = taken else { return };
         let outcome = outcome.map_err(|error| SendFailure::new(self.prepared.message.clone(), error));
         closing.run(&self.shared, outcome);
-    }
-}
-
-/// A send that was refused before it was begun; its closure is still called on a worker.
-struct Refused {
-    shared: Arc<Shared>,
-    what: Mutex<Option<(Closing, Message, Error)>>,
-}
-
-impl Task for Refused {
-    fn run(self: Arc<Self>) {
-        let what = self.what.lock().take();
-        if let Some((closing, message, error)) = what {
-            closing.run(&self.shared, Err(SendFailure::new(message, error)));
-        }
-    }
-}
-
-impl Closing {
-    fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
-        let Self {
-            on_done,
-            permit,
-            _inside,
-        } = self;
-        shared.gate.run_closure(|| match permit {
-            Some(permit) => permit.carry(|| on_done(outcome)),
-            None => on_done(outcome),
-        });
     }
 }
 

@@ -1,13 +1,13 @@
 //! Tests of the asynchronous send where threads meet: each is put at its place by hand, so nothing is sent.
 
-use std::{sync::Barrier, thread};
+use std::{sync::Barrier, thread, time::Duration};
 
 use super::*;
 use crate::{
-    config::ProducerConfig,
+    config::{ProducerConfig, Redelivery},
     error::Delivery,
-    message::{MessageId, OffsetMessageId},
-    net::sync::channel,
+    message::{Message, MessageId, OffsetMessageId},
+    net::{deadline::Deadline, sync::channel},
     producer::plan::Rules,
     wire::request::route::{BrokerData, QueueData, RouteData},
 };
@@ -58,15 +58,18 @@ fn plan(route: &TopicRoute, timeout: Duration, attempts: u32) -> SendPlan {
         attempts,
         retry_response_codes: [].into(),
         retry_another_broker_when_not_store_ok: false,
+        redelivery: Redelivery::AtLeastOnce,
+        back_off: (Duration::from_millis(1), Duration::from_millis(1)),
+        round: None,
     };
     let mut plan = SendPlan::new(rules, "t".into(), Deadline::after(timeout));
     begin(&mut plan, route);
     plan
 }
 
-fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Instant) {
+fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
     match plan.next(Instant::now(), route, None) {
-        Step::Attempt { to, share, .. } => (to, share),
+        Step::Attempt { to, share, until, .. } => (to, Alarm { share, until }),
         other => panic!("{other:?}"),
     }
 }
@@ -89,14 +92,11 @@ fn store(plan: &mut SendPlan, number: u32) {
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
     let (sender, told) = channel::unbounded();
-    let closing = Closing {
-        on_done: Box::new(move |outcome| sender.send(outcome).unwrap()),
-        permit: None,
-        _inside: None,
-    };
+    let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
+    let closing = Closing::new(on_done, None, None);
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();
-    let send = AsyncSend::new(shared, prepared, None, plan, closing);
+    let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
     send.state.lock().route = Some((Arc::clone(route), None));
     (send, told)
 }
@@ -155,10 +155,10 @@ fn a_send_that_is_decided_begins_no_further_attempt() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (to, share) = begin(&mut plan, &route);
+    let (to, alarm) = begin(&mut plan, &route);
     store(&mut plan, 0);
     let (send, told) = sending(&shared, &route, plan);
-    send.wait_for_connection(1, &to, share);
+    send.wait_for_connection(1, &to, alarm);
     let result = told.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!((result.attempts, result.may_be_duplicated), (2, false));
     assert!(send.state.lock().parked.is_none());
@@ -171,10 +171,10 @@ fn a_parked_attempt_is_given_up_when_the_send_is_decided() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (_, share) = begin(&mut plan, &route);
+    let (_, alarm) = begin(&mut plan, &route);
     let (send, told) = sending(&shared, &route, plan);
     let parked = Parked::ForConnection { number: 1 };
-    assert!(send.park(parked, share));
+    assert!(send.park(parked, alarm.share));
     store(&mut send.state.lock().plan, 0);
     send.drive();
     let result = told.recv_timeout(PATIENCE).unwrap().unwrap();
@@ -189,9 +189,9 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (_, share) = begin(&mut plan, &route);
+    let (_, alarm) = begin(&mut plan, &route);
     let (send, told) = sending(&shared, &route, plan);
-    assert!(send.park(Parked::ForConnection { number: 1 }, share));
+    assert!(send.park(Parked::ForConnection { number: 1 }, alarm.share));
     shared.housekeeping.stop();
     shared.timer.stop();
     let error = Error::Timeout {
