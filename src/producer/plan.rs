@@ -181,7 +181,7 @@ impl SendPlan {
     /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail.
     pub(super) fn pause_without_route(&mut self, now: Instant) -> Option<Instant> {
         self.rules.round?;
-        let until = now + self.next_pause();
+        let until = self.after_pause(now);
         self.leaves_time(until).then_some(until)
     }
 
@@ -190,6 +190,7 @@ impl SendPlan {
         let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
         if self.rules.round.is_none()
             || self.begun == 0
+            || self.stored.is_some()
             || !is_over
             || self.not_before.is_some_and(|at| at > now)
         {
@@ -201,8 +202,13 @@ impl SendPlan {
         for record in &mut self.records {
             record.is_past = true;
         }
-        let pause = self.next_pause();
-        self.not_before = Some(now + pause);
+        self.not_before = Some(self.after_pause(now));
+    }
+
+    /// When the next pause, if it begins now, is over.
+    fn after_pause(&mut self, now: Instant) -> Instant {
+        // `Deadline` knows what to do with an endless pause.
+        Deadline::starting(now, self.next_pause()).at()
     }
 
     /// Longer each time, and different for different sends, so that they do not all come back at once.
@@ -214,7 +220,7 @@ impl SendPlan {
         self.pauses += 1;
         // The hasher's keys are random and differ from call to call.
         let percent = u32::try_from(RandomState::new().hash_one(self.pauses) % 51).unwrap_or_default();
-        whole * (50 + percent) / 100
+        whole / 100 * (50 + percent)
     }
 
     fn leaves_time(&self, at: Instant) -> bool {
@@ -232,18 +238,18 @@ impl SendPlan {
         }
     }
 
-    /// The attempt failed.
+    /// The attempt failed. Nothing happens if it was over already.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
+        if !self.is_open(number) {
+            return;
+        }
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
         if is_busy(&error) {
-            self.not_before = Some(now + self.next_pause());
+            self.not_before = Some(self.after_pause(now));
         }
-        let Some(record) = self.record(number) else {
-            return;
-        };
-        if record.is_open() {
+        if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
         }
