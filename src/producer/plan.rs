@@ -30,6 +30,9 @@ use crate::{
 /// how the trouble began, and the latest are kept.
 const KEPT_RECORDS: usize = 16;
 
+/// What the last round of a send with a delivery timeout has.
+const LAST_CHANCE: Duration = Duration::from_millis(50);
+
 /// With less time than this left, a further attempt would more likely make a copy than a success.
 const LEAST_TIME_FOR_A_RETRY: Duration = Duration::from_millis(10);
 
@@ -181,7 +184,7 @@ impl SendPlan {
     /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail.
     pub(super) fn pause_without_route(&mut self, now: Instant) -> Option<Instant> {
         self.rules.round?;
-        let until = self.after_pause(now);
+        let until = self.pause_of_round(now);
         self.leaves_time(until).then_some(until)
     }
 
@@ -202,13 +205,25 @@ impl SendPlan {
         for record in &mut self.records {
             record.is_past = true;
         }
-        self.not_before = Some(self.after_pause(now));
+        self.not_before = Some(self.pause_of_round(now));
     }
 
     /// When the next pause, if it begins now, is over.
     fn after_pause(&mut self, now: Instant) -> Instant {
         // `Deadline` knows what to do with an endless pause.
         Deadline::starting(now, self.next_pause()).at()
+    }
+
+    /// Until when to pause between two rounds. The last pause is cut short, so that the message has one more chance before the
+    /// time is over.
+    fn pause_of_round(&mut self, now: Instant) -> Instant {
+        let until = self.after_pause(now);
+        let last_chance = self.deadline.at().checked_sub(LAST_CHANCE).unwrap_or(now);
+        if last_chance > now {
+            until.min(last_chance)
+        } else {
+            until
+        }
     }
 
     /// Longer each time, and different for different sends, so that they do not all come back at once.
