@@ -38,35 +38,52 @@
 
 // Imports `wire`, `message` and `code` only: what tests the client must not be built from it.
 
+mod action;
 mod broker;
 mod builder;
 mod clients;
 mod connection;
+mod controls;
 mod dialect;
 mod events;
+mod line;
 mod message;
 mod name_server;
+mod push;
 mod reply;
+mod requests;
+mod rule_builder;
+mod rules;
+mod scripted;
 mod send_message;
 mod server;
 mod shared;
 mod store;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::action::MockAction;
 pub use self::builder::MockClusterBuilder;
 pub use self::clients::MockClient;
 pub use self::connection::MockConnection;
+pub use self::controls::MockServer;
 pub use self::dialect::ServerVersion;
 pub use self::message::MockMessage;
+pub use self::push::{MockAnswer, MockPush, MockPushBuilder};
+pub use self::requests::MockRequest;
+pub use self::rule_builder::MockRuleBuilder;
+pub use self::rules::MockRule;
 
 use self::server::RunningServer;
 use self::shared::Shared;
 use crate::code::RequestCode;
+use crate::message::property;
+use crate::wire::properties;
 
 /// A running embedded cluster. Dropping it ends every connection and thread and frees the ports.
 ///
@@ -133,7 +150,7 @@ impl MockCluster {
             .brokers
             .iter()
             .find(|broker| *broker.name == *broker_name)
-            .map(|broker| broker.address)
+            .map(shared::BrokerPlace::address)
     }
 
     /// Creates a topic on every broker, readable and writable, or changes the number of its queues. Any name is
@@ -158,6 +175,29 @@ impl MockCluster {
             .iter()
             .map(|record| MockMessage::new(&self.shared, topic, record))
             .collect()
+    }
+
+    /// How many copies of each message the brokers have stored for a topic, by the sender's message id (`UNIQ_KEY`). More
+    /// than 1: it was sent again after its first copy was stored. Messages without an id are left out.
+    ///
+    /// ```
+    /// use rocketmq_producer::{Message, Producer, mock::MockCluster};
+    ///
+    /// let cluster = MockCluster::start(1)?;
+    /// let producer = Producer::builder("group").name_servers(cluster.name_servers()).start()?;
+    /// let result = producer.send(&Message::new("orders", "first")?)?;
+    /// assert_eq!(cluster.copies_by_message_id("orders")[result.message_id.as_str()], 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn copies_by_message_id(&self, topic: &str) -> BTreeMap<String, usize> {
+        let mut copies = BTreeMap::new();
+        for record in self.shared.store.records(topic) {
+            let rules = self.shared.version.reading_rules();
+            if let Some(id) = properties::find(record.properties(), property::UNIQ_KEY, rules) {
+                *copies.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        copies
     }
 
     /// How many messages the brokers have stored for a topic. Costs nothing, unlike counting [`Self::messages`].
@@ -233,8 +273,8 @@ impl Drop for MockCluster {
         for running in self.servers() {
             running.begin_stop();
         }
-        for running in self.brokers.drain(..).chain(self.name_servers.drain(..)) {
-            running.join();
+        for running in self.servers() {
+            running.stop(false);
         }
     }
 }
