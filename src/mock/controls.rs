@@ -137,11 +137,24 @@ impl<'a> MockServer<'a> {
     }
 
     /// Takes the server down as if its process were killed: connections end, requests that wait are lost, and new
-    /// connections are refused. What was stored stays. Returns when all of that has happened.
+    /// connections are refused. What was stored stays. Returns when all of that has happened. Routes still name a broker
+    /// that is down, as those of real name servers do for a while: see [`Self::hide_from_routes`].
     pub fn set_down(self) {
         for running in self.running() {
             running.stop(true);
         }
+    }
+
+    /// Takes the server down as if its network were gone: connections end, and whoever wants to connect waits for an
+    /// answer that never comes. Until [`Self::set_up`]; then those who still wait get through. Linux only: other systems
+    /// may refuse.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the operating system says when it gives no socket.
+    pub fn set_unreachable(self) -> io::Result<()> {
+        self.set_down();
+        self.running().try_for_each(RunningServer::turn_deaf)
     }
 
     /// Brings the server up again, on the same port and with what it had stored. Nothing happens if it is up.

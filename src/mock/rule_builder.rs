@@ -228,8 +228,8 @@ impl<'a> MockRuleBuilder<'a> {
         self.in_force(What::Act(action), None)
     }
 
-    /// Asks a closure what to do with each request: the general case. The closure runs on a thread of the server, and a
-    /// panic in it ends the connection.
+    /// Asks a closure what to do with each request: the general case. The closure runs on the thread of the connection,
+    /// which it must not take down; a panic in it ends the connection.
     ///
     /// ```
     /// use rocketmq_producer::{Message, Producer, RequestCode, ResponseCode};

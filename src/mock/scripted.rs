@@ -183,6 +183,8 @@ fn run(server: &Arc<Server>, line: &Arc<Line>) {
         }
         server.shared().events.happened();
     }
+    // A heartbeat may have come behind the end of its connection.
+    server.shared().clients.closed(server.origin(line.id));
 }
 
 fn carry_out_late(server: &Arc<Server>, line: &Arc<Line>, session: &mut Session, postponed: &Postponed) {

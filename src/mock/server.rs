@@ -38,6 +38,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// How long the connection that wakes the accepting thread may take. On loopback it takes microseconds.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A connection that has not been made after this time never is. On loopback it takes microseconds.
+const FULL_AFTER: Duration = Duration::from_millis(100);
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -236,6 +239,11 @@ enum Life {
     Up(JoinHandle<()>),
     /// The socket keeps the port, so that nobody else gets it. It does not listen: connections are refused.
     Down(Option<Socket>),
+    /// It listens, and the connections have filled its queue, so that further ones get no answer.
+    Deaf {
+        _listening: Socket,
+        _queue: Vec<TcpStream>,
+    },
 }
 
 impl RunningServer {
@@ -290,6 +298,7 @@ impl RunningServer {
                     .flatten()
             }
             Life::Down(kept) => kept.filter(|_| keeps_port),
+            Life::Deaf { .. } => None,
         };
         *life = Life::Down(kept);
         drop(life);
@@ -299,10 +308,14 @@ impl RunningServer {
     /// Listens again: on the port that it had, or on another. Nothing happens if it does already.
     pub(super) fn start_again(&self, on_same_port: bool) -> io::Result<()> {
         let mut life = self.life.lock();
-        let Life::Down(kept) = &mut *life else {
-            return Ok(());
+        let kept = match &mut *life {
+            Life::Up(_) => return Ok(()),
+            Life::Down(kept) => kept.take(),
+            Life::Deaf { .. } => {
+                *life = Life::Down(None);
+                None
+            }
         };
-        let kept = kept.take();
         let socket = match kept {
             Some(socket) if on_same_port => socket,
             None if on_same_port => bind(self.server.address().port())?,
@@ -320,6 +333,28 @@ impl RunningServer {
         *life = Life::Up(accepting(&self.server, listener)?);
         drop(life);
         self.server.shared.events.happened();
+        Ok(())
+    }
+
+    /// Makes a server that is down take no notice of those who want to connect.
+    pub(super) fn turn_deaf(&self) -> io::Result<()> {
+        let mut life = self.life.lock();
+        if let Life::Down(kept) = &mut *life {
+            let listening = match kept.take() {
+                Some(socket) => socket,
+                None => bind(self.server.address().port())?,
+            };
+            listening.listen(0)?;
+            let mut queue = Vec::new();
+            while let Ok(stream) = TcpStream::connect_timeout(&self.server.address(), FULL_AFTER) {
+                queue.push(stream);
+            }
+            *life = Life::Deaf {
+                _listening: listening,
+                _queue: queue,
+            };
+        }
+        drop(life);
         Ok(())
     }
 
