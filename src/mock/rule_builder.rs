@@ -91,7 +91,7 @@ impl<'a> MockRuleBuilder<'a> {
         self
     }
 
-    /// Lets so many requests that fit pass first.
+    /// Lets so many requests that fit pass first. Those that an older rule takes do not count.
     pub fn skip(mut self, requests: u64) -> MockRuleBuilder<'a> {
         self.pattern.skip = requests;
         self
