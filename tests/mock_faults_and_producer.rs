@@ -95,6 +95,7 @@ fn an_answer_that_is_lost_leaves_the_outcome_unknown_and_a_second_copy_with_retr
         assert_eq!(rule.taken(), 1);
     }
     cluster.assert_no_rule_left();
+    cluster.broker("broker-a").close_connections();
 
     let eager = producer(&cluster, 2);
     on().after_store().reset();

@@ -289,7 +289,7 @@ impl<'a> MockServer<'a> {
         MockPushBuilder::new(self, code)
     }
 
-    /// The only server's address: that of the first, if there are more.
+    /// The address, at this moment; of several servers that of the first. `None`: there is no such server at all.
     pub fn address(self) -> Option<SocketAddr> {
         self.running().next().map(RunningServer::address)
     }

@@ -217,7 +217,7 @@ impl Line {
 
     fn end(&self, end: End) {
         let mut state = self.state.lock();
-        if state.fate != Fate::Open {
+        if !matches!(state.fate, Fate::Open | Fate::Mute) {
             return;
         }
         state.fate = match end {
