@@ -172,9 +172,13 @@ impl RouteQuery {
             waited,
             written: Written::Nothing,
         };
-        let Some(asked) = self.leave(step, error) else {
+        let mut progress = self.progress.lock();
+        let is_current = progress.step == step;
+        let asked = progress.asked.take_if(|_| is_current);
+        drop(progress);
+        if !self.leave(step, error) {
             return;
-        };
+        }
         // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
         // since dialling took so long, has not had its chance yet.
         if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
@@ -184,26 +188,26 @@ impl RouteQuery {
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
-        if self.leave(step, error).is_some() {
+        if self.leave(step, error) {
             self.ask(step + 1);
         }
     }
 
-    /// Ends a step and gives back what was asked in it. `None` if it has been over before.
-    fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
+    /// Ends a step. False if it has been over before.
+    fn leave(&self, step: usize, error: Error) -> bool {
         let mut progress = self.progress.lock();
         if progress.step != step || progress.then.is_none() {
-            return None;
+            return false;
         }
         progress.step += 1;
         progress.tried.push(error);
-        let asked = progress.asked.take();
+        progress.asked = None;
         let alarm = progress.alarm.take();
         drop(progress);
         if let Some(alarm) = alarm {
             self.means.timer.cancel(alarm);
         }
-        Some(asked)
+        true
     }
 
     fn give_up(&self) {
