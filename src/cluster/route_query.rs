@@ -65,6 +65,13 @@ struct Progress {
     then: Option<Then>,
 }
 
+impl Progress {
+    /// Whether that step is being taken.
+    fn is_at(&self, step: usize) -> bool {
+        self.step == step && self.then.is_some()
+    }
+}
+
 pub(super) struct RouteQuery {
     means: Means,
     topic: Arc<str>,
@@ -76,8 +83,11 @@ pub(super) struct RouteQuery {
 impl RouteQuery {
     /// Asks for the route of `topic`; `then` is called once and must not block.
     pub(super) fn start(means: Means, topic: Arc<str>, then: Then) {
+        let mut servers = means.name_servers.in_order();
+        // Those that could not be connected to a moment ago are asked last.
+        servers.sort_by_cached_key(|address| means.connections.when_worth_dialling(address));
         let query = Arc::new(Self {
-            servers: means.name_servers.in_order(),
+            servers,
             deadline: Deadline::after(means.timeout),
             topic,
             progress: Mutex::new(Progress {
@@ -103,10 +113,26 @@ impl RouteQuery {
         let query = Arc::clone(self);
         let alarm = self.means.timer.at(until, move || query.time_over(step, share));
         let mut progress = self.progress.lock();
-        if progress.step == step && progress.then.is_some() {
+        if progress.is_at(step) {
             progress.alarm = Some(alarm);
         }
         drop(progress);
+        match self.means.connections.when_worth_dialling(address) {
+            Some(at) if at < until => {
+                let query = Arc::clone(self);
+                self.means.timer.at(at, move || query.connect(step, share));
+            }
+            _ => self.connect(step, share),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, step: usize, share: Duration) {
+        let Some(address) = self.servers.get(step) else {
+            return;
+        };
+        if !self.progress.lock().is_at(step) {
+            return;
+        }
         let query = Arc::clone(self);
         let then = move |ready| match ready {
             Ok(connection) => query.send(step, &connection, share),
@@ -196,7 +222,7 @@ impl RouteQuery {
     /// Ends a step. False if it has been over before.
     fn leave(&self, step: usize, error: Error) -> bool {
         let mut progress = self.progress.lock();
-        if progress.step != step || progress.then.is_none() {
+        if !progress.is_at(step) {
             return false;
         }
         progress.step += 1;
