@@ -229,6 +229,9 @@ impl AsyncSend {
             self.failed(number, self.not_connected(number));
             return self.drive();
         }
+        if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
+            self.state.lock().plan.closed(number, until);
+        }
         let (send, to) = (Arc::clone(self), to.clone());
         let address = Arc::clone(&to.broker.address);
         let then = move |ready: Result<Arc<Connection>, Error>| {

@@ -210,7 +210,15 @@ impl Sending<'_> {
     fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
         let began = Instant::now();
         let deadline = Deadline::starting(began, share.saturating_duration_since(began));
-        let connection = self.shared.connections.wait(&to.broker.address, &deadline)?;
+        let connection = match self.shared.connections.live(&to.broker.address) {
+            Some(connection) => connection,
+            None => {
+                if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
+                    self.plan.closed(number, until);
+                }
+                self.shared.connections.wait(&to.broker.address, &deadline)?
+            }
+        };
         let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
         let manner = Manner::Blocking { until: share };
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
