@@ -95,8 +95,11 @@ fn store(plan: &mut SendPlan, number: u32) {
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
     let (sender, told) = channel::unbounded();
-    let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
-    let closing = Closing::new(on_done, None, None);
+    let closing = Closing {
+        on_done: Box::new(move |outcome| sender.send(outcome).unwrap()),
+        permit: None,
+        inside: None,
+    };
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
