@@ -887,7 +887,8 @@ fn pauses_without_end_do_not_overflow_the_clock() {
             ..with_rounds()
         },
     );
-    assert_eq!(run.plan.pause_without_route(run.at(0)), None);
+    let last_chance = run.at(2950);
+    assert_eq!(run.plan.pause_without_route(run.at(0)), Some(last_chance));
     run.begin(0, "first");
     run.plan.failed(0, run.at(0), busy());
     assert!(matches!(run.step(0), Step::Finish));
