@@ -124,6 +124,12 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn run(&mut self, options: &Options, deadline: &Deadline) -> Result<SendResult, Error> {
+        let lanes = &self.shared.lanes;
+        let entrance = options
+            .ordered
+            .then(|| lanes.line_up(&lanes.entrance(self.prepared.message.shared_topic())))
+            .map(|place| place.wait(deadline))
+            .transpose()?;
         let route = self.find_route(deadline)?;
         let aim = options
             .aim()
@@ -134,9 +140,10 @@ impl Sending<'_> {
             .as_ref()
             .filter(|_| options.ordered)
             .map(|aim| Arc::clone(&aim.queue));
-        let turn = queue
-            .map(|queue| self.shared.lanes.wait(&queue, deadline))
-            .transpose()?;
+        let place = queue.map(|queue| self.shared.lanes.line_up(&queue));
+        // Whoever comes next finds this one in the line before it.
+        drop(entrance);
+        let turn = place.map(|place| place.wait(deadline)).transpose()?;
         let outcome = self.drive(route, aim.as_ref());
         if let Some(turn) = turn {
             turn.end(outcome.as_ref().err().map(Error::delivery));
