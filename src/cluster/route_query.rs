@@ -66,6 +66,13 @@ struct Progress {
     then: Option<Then>,
 }
 
+impl Progress {
+    /// Whether that step is being taken.
+    fn is_at(&self, step: usize) -> bool {
+        self.step == step && self.then.is_some()
+    }
+}
+
 pub(super) struct RouteQuery {
     means: Means,
     topic: Arc<str>,
@@ -77,8 +84,11 @@ pub(super) struct RouteQuery {
 impl RouteQuery {
     /// Asks for the route of `topic`; `then` is called once and must not block.
     pub(super) fn start(means: Means, topic: Arc<str>, then: Then) {
+        let mut servers = means.name_servers.in_order();
+        // Those that could not be connected to a moment ago are asked last.
+        servers.sort_by_cached_key(|address| means.connections.when_worth_dialling(address));
         let query = Arc::new(Self {
-            servers: means.name_servers.in_order(),
+            servers,
             deadline: Deadline::after(means.timeout),
             topic,
             progress: Mutex::new(Progress {
@@ -104,10 +114,26 @@ impl RouteQuery {
         let query = Arc::clone(self);
         let alarm = self.means.timer.at(until, move || query.time_over(step, share));
         let mut progress = self.progress.lock();
-        if progress.step == step && progress.then.is_some() {
+        if progress.is_at(step) {
             progress.alarm = Some(alarm);
         }
         drop(progress);
+        match self.means.connections.when_worth_dialling(address) {
+            Some(at) if at < until => {
+                let query = Arc::clone(self);
+                self.means.timer.at(at, move || query.connect(step, share));
+            }
+            _ => self.connect(step, share),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, step: usize, share: Duration) {
+        let Some(address) = self.servers.get(step) else {
+            return;
+        };
+        if !self.progress.lock().is_at(step) {
+            return;
+        }
         let query = Arc::clone(self);
         let then = move |ready| match ready {
             Ok(connection) => query.send(step, &connection, share),
@@ -173,9 +199,13 @@ impl RouteQuery {
             waited,
             written: Written::Nothing,
         };
-        let Some(asked) = self.leave(step, error) else {
+        let mut progress = self.progress.lock();
+        let is_current = progress.step == step;
+        let asked = progress.asked.take_if(|_| is_current);
+        drop(progress);
+        if !self.leave(step, error) {
             return;
-        };
+        }
         // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
         // since dialling took so long, has not had its chance yet.
         if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
@@ -185,30 +215,26 @@ impl RouteQuery {
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
-        if self.leave(step, error).is_some() {
+        if self.leave(step, error) {
             self.ask(step + 1);
         }
     }
 
-    /// Ends a step and gives back what was asked in it. `None` if it has been over before.
-    #[expect(
-        clippy::option_option,
-        reason = "a step that is over, and one in which nothing was asked"
-    )]
-    fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
+    /// Ends a step. False if it has been over before.
+    fn leave(&self, step: usize, error: Error) -> bool {
         let mut progress = self.progress.lock();
-        if progress.step != step || progress.then.is_none() {
-            return None;
+        if !progress.is_at(step) {
+            return false;
         }
         progress.step += 1;
         progress.tried.push(error);
-        let asked = progress.asked.take();
+        progress.asked = None;
         let alarm = progress.alarm.take();
         drop(progress);
         if let Some(alarm) = alarm {
             self.means.timer.cancel(alarm);
         }
-        Some(asked)
+        true
     }
 
     fn give_up(&self) {

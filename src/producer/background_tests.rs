@@ -95,11 +95,8 @@ fn store(plan: &mut SendPlan, number: u32) {
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
     let (sender, told) = channel::unbounded();
-    let closing = Closing {
-        on_done: Box::new(move |outcome| sender.send(outcome).unwrap()),
-        permit: None,
-        inside: None,
-    };
+    let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
+    let closing = Closing::new(on_done, None, None);
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
@@ -261,11 +258,7 @@ fn an_ordered_send_does_not_overtake_one_that_looks_for_its_route() {
         };
         let plan = SendPlan::new(rules, "t".into(), Deadline::after(4 * PATIENCE));
         let on_done = Box::new(|_| {});
-        let closing = Closing {
-            on_done,
-            permit: None,
-            inside: None,
-        };
+        let closing = Closing::new(on_done, None, None);
         let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap()).unwrap();
         AsyncSend::new(
             &shared,
