@@ -1,7 +1,8 @@
 //! One look-up of a route: name server after name server, until one answers or the time is over. Driven by completions;
 //! nothing waits.
 //!
-//! 1. `step` numbers the server that is being asked. An event of an earlier step finds a later number and is dropped.
+//! 1. `step` numbers the server that is being asked. A failure of an earlier step finds a later number and is dropped; an
+//!    answer is one, from whichever server and however late.
 //! 2. The state is never locked while something is sent or called.
 
 use std::{
@@ -174,14 +175,14 @@ impl RouteQuery {
             ResponseCode::SUCCESS => match RouteData::parse(&answer.body) {
                 Ok(data) => {
                     self.means.name_servers.answered(&address);
-                    self.finish(step, Found::Route(data));
+                    self.finish(Found::Route(data));
                 }
                 Err(error) => self.failed(step, protocol(format!("the topic route cannot be read: {error}"))),
             },
             ResponseCode::TOPIC_NOT_EXIST => {
                 self.means.name_servers.answered(&address);
                 let remark = answer.remark.unwrap_or_default();
-                self.finish(step, Found::Unknown { address, remark });
+                self.finish(Found::Unknown { address, remark });
             }
             code => self.failed(step, Error::refused(&address, code, answer.remark.as_deref())),
         }
@@ -238,20 +239,15 @@ impl RouteQuery {
 
     fn give_up(&self) {
         let tried = std::mem::take(&mut self.progress.lock().tried);
-        self.finish(
-            self.servers.len(),
-            Found::Nothing {
-                tried,
-                waited: self.deadline.waited(),
-            },
-        );
+        self.finish(Found::Nothing {
+            tried,
+            waited: self.deadline.waited(),
+        });
     }
 
-    fn finish(&self, step: usize, found: Found) {
+    /// Only the first call counts.
+    fn finish(&self, found: Found) {
         let mut progress = self.progress.lock();
-        if progress.step != step {
-            return;
-        }
         let alarm = progress.alarm.take();
         let then = progress.then.take();
         drop(progress);

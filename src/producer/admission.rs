@@ -139,7 +139,7 @@ fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: 
     let (aim, error) = aim.map_or_else(|error| (None, Some(error)), |aim| (aim, None));
     let send = AsyncSend::new(shared, prepared, aim, options.ordered, plan, closing);
     match error {
-        None => send.look_for_route(),
+        None => send.start(),
         Some(error) => send.finish_without_attempt(error),
     }
 }

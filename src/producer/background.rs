@@ -59,8 +59,10 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
-    /// What the wait for the turn is given up with.
-    turn_number: Option<u64>,
+    /// The line that it stands in, and the number to give up with.
+    line: Option<(MessageQueue, u64)>,
+    /// Held until the send has its place in the line of its queue.
+    entrance: Option<Turn>,
     /// The right to send to an ordered queue, held until the outcome is known.
     turn: Option<Turn>,
     finished: bool,
@@ -91,7 +93,8 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
-            turn_number: None,
+            line: None,
+            entrance: None,
             turn: None,
             finished: false,
             outcome: None,
@@ -110,7 +113,19 @@ impl AsyncSend {
         self.prepared.message.shared_topic()
     }
 
-    pub(super) fn look_for_route(self: &Arc<Self>) {
+    pub(super) fn start(self: &Arc<Self>) {
+        if self.is_ordered {
+            let entrance = self.shared.lanes.entrance(self.topic());
+            self.line_up(&entrance, |send, turn| {
+                send.state.lock().entrance = Some(turn);
+                send.look_for_route();
+            });
+        } else {
+            self.look_for_route();
+        }
+    }
+
+    fn look_for_route(self: &Arc<Self>) {
         if let Some(route) = self.shared.routes.known(self.topic()) {
             return self.take_route(Ok(route));
         }
@@ -138,7 +153,13 @@ impl AsyncSend {
             Ok((route, Some(aim))) if self.is_ordered => {
                 let queue = Arc::clone(&aim.queue);
                 self.state.lock().route = Some((route, Some(aim)));
-                self.wait_for_turn(&queue);
+                self.line_up(&queue, |send, turn| {
+                    send.state.lock().turn = Some(turn);
+                    send.drive();
+                });
+                // Whoever comes next finds this one in the line before it.
+                let entrance = self.state.lock().entrance.take();
+                drop(entrance);
             }
             Ok(route) => {
                 self.state.lock().route = Some(route);
@@ -162,24 +183,30 @@ impl AsyncSend {
         }
     }
 
-    fn wait_for_turn(self: &Arc<Self>, queue: &Arc<MessageQueue>) {
-        let until = self.state.lock().plan.deadline().at();
+    /// Parks until it is this send's turn, and then calls `enter`.
+    fn line_up(
+        self: &Arc<Self>,
+        queue: &MessageQueue,
+        enter: impl FnOnce(&Arc<Self>, Turn) + Send + 'static,
+    ) {
+        let lanes = &self.shared.lanes;
+        let number = lanes.number();
+        let mut state = self.state.lock();
+        state.line = Some((queue.clone(), number));
+        let until = state.plan.deadline().at();
+        drop(state);
         self.park(Parked::ForTurn, until);
         let send = Arc::clone(self);
         let enter = move |turn: Result<Turn, Error>| {
             // If its time is over, the turn goes on to the next one, since nothing was sent in it.
             match (send.unpark(Parked::ForTurn), turn) {
-                (true, Ok(turn)) => {
-                    send.state.lock().turn = Some(turn);
-                    send.drive();
-                }
+                (true, Ok(turn)) => enter(&send, turn),
                 (true, Err(error)) => send.finish_without_attempt(error),
                 (false, Ok(turn)) => turn.end(None),
                 (false, Err(_)) => {}
             }
         };
-        let number = self.shared.lanes.take_turn(queue, Box::new(enter));
-        self.state.lock().turn_number = Some(number);
+        lanes.take_turn(queue, number, Box::new(enter));
     }
 
     fn drive(self: &Arc<Self>) {
@@ -367,18 +394,17 @@ impl AsyncSend {
     }
 
     fn give_up_turn(self: &Arc<Self>, is_stopped: bool) {
-        let state = self.state.lock();
-        let aim = state.route.as_ref().and_then(|(_, aim)| aim.as_ref());
-        let queue = aim.map(|aim| Arc::clone(&aim.queue));
-        let (began, number) = (state.plan.deadline().began(), state.turn_number);
+        let mut state = self.state.lock();
+        let line = state.line.take();
+        let began = state.plan.deadline().began();
         drop(state);
-        if let Some((queue, number)) = queue.as_ref().zip(number) {
+        if let Some((queue, number)) = &line {
             // Else it would be kept in the line until all before it have left.
-            self.shared.lanes.give_up(queue, number);
+            self.shared.lanes.give_up(queue, *number);
         }
-        let late = queue
+        let late = line
             .filter(|_| !is_stopped)
-            .map(|queue| lanes::late(&queue, began));
+            .map(|(queue, _)| lanes::late(&queue, began));
         self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
     }
 
@@ -466,7 +492,9 @@ impl AsyncSend {
             return;
         }
         state.hand_out(Err(error));
+        let entrance = state.entrance.take();
         drop(state);
+        drop(entrance);
         self.run_closure();
     }
 

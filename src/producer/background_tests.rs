@@ -215,12 +215,16 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
 fn an_ordered_send_whose_time_is_over_leaves_the_line() {
     let (shared, route) = (shared(), route());
     let queue = Arc::clone(&route.queues[0].queue);
-    let before = shared.lanes.wait(&queue, &Deadline::after(PATIENCE)).unwrap();
+    let before = shared
+        .lanes
+        .line_up(&queue)
+        .wait(&Deadline::after(PATIENCE))
+        .unwrap();
     let rules = plan_rules(1);
     let plan = SendPlan::new(rules, "t".into(), Deadline::after(Duration::from_millis(20)));
     let (send, told) = sending(&shared, &route, plan);
     send.state.lock().route = Some((Arc::clone(&route), Some(route.queues[0].clone())));
-    send.wait_for_turn(&queue);
+    send.line_up(&queue, |_, _| panic!("it is not its turn"));
     let weak = Arc::downgrade(&send);
     drop(send);
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
@@ -238,5 +242,50 @@ fn an_ordered_send_whose_time_is_over_leaves_the_line() {
         thread::sleep(Duration::from_millis(1));
     }
     before.end(None);
+    stop(&shared);
+}
+
+/// The first one looks for the route, or pauses since there is none. The next one, which would find it at once, waits.
+#[test]
+fn an_ordered_send_does_not_overtake_one_that_looks_for_its_route() {
+    let (shared, route) = (shared(), route());
+    let aim = (*route.queues[0].queue).clone();
+    let ordered = || {
+        let rules = Rules {
+            back_off: (PATIENCE, PATIENCE),
+            round: Some(PATIENCE),
+            ..plan_rules(1)
+        };
+        let plan = SendPlan::new(rules, "t".into(), Deadline::after(4 * PATIENCE));
+        let on_done = Box::new(|_| {});
+        let closing = Closing::new(on_done, None, None);
+        let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap()).unwrap();
+        AsyncSend::new(
+            &shared,
+            prepared,
+            Some(Aim::Queue(aim.clone())),
+            true,
+            plan,
+            closing,
+        )
+    };
+    let parked = |send: &AsyncSend| send.state.lock().parked.as_ref().map(|(what, _)| *what);
+    // As if the route had come, whatever it was that the send was waiting for.
+    let bring_route = |send: &Arc<AsyncSend>| {
+        let until = Instant::now() + PATIENCE;
+        while !send.unpark(Parked::ForRoute) && !send.unpark(Parked::BeforeRoute) {
+            assert!(Instant::now() < until, "{:?}", parked(send));
+        }
+        send.take_route(Ok(Arc::clone(&route)));
+    };
+    let (first, second) = (ordered(), ordered());
+    first.start();
+    second.start();
+    assert_eq!(parked(&second), Some(Parked::ForTurn), "at the entrance");
+    bring_route(&first);
+    assert!(first.state.lock().turn.is_some());
+    bring_route(&second);
+    assert_eq!(parked(&second), Some(Parked::ForTurn), "behind the first one");
+    assert!(first.state.lock().entrance.is_none() && second.state.lock().entrance.is_none());
     stop(&shared);
 }

@@ -2,9 +2,10 @@
 //!
 //! The caller waits at a *desk*: a channel that the reader threads put verdicts on. Desks are kept and used again, so a
 //! send allocates none. Tickets grow from send to send, so a verdict that comes when its send is over is recognised.
+//! While an earlier attempt is open, even a connection is waited for there: the answer may make it unneeded.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
-    error::{Error, Written},
+    error::{Error, Phase, Written},
     message::Message,
     net::{
         connection::{Cancelled, Connection, Manner},
@@ -39,8 +40,15 @@ const MOST_DESKS: usize = 256;
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 struct Arrival {
+    /// Of the attempt that it is for.
     ticket: u32,
-    verdict: Verdict,
+    what: What,
+}
+
+enum What {
+    Verdict(Verdict),
+    /// The connection that the attempt waits for, or why there is none. A desk must not keep it open.
+    Connection(Result<Weak<Connection>, Error>),
 }
 
 /// The side of a desk that verdicts come from.
@@ -55,13 +63,15 @@ impl Waiter for Counter {
             Outcome::Failed(error) => Err(error),
         };
         // Full is impossible: the capacity covers all open attempts of two sends. Disconnected means that nobody waits.
-        drop(self.0.try_send(Arrival { ticket, verdict }));
+        let what = What::Verdict(verdict);
+        self.0.try_send(Arrival { ticket, what }).ok();
     }
 }
 
 /// Where a blocked sender waits.
 pub(super) struct Desk {
     counter: Arc<dyn Waiter>,
+    sender: channel::Sender<Arrival>,
     arrivals: channel::Receiver<Arrival>,
     next_ticket: u32,
 }
@@ -70,7 +80,8 @@ impl Desk {
     fn new() -> Self {
         let (sender, arrivals) = channel::bounded(DESK_CAPACITY);
         Self {
-            counter: Arc::new(Counter(sender)),
+            counter: Arc::new(Counter(sender.clone())),
+            sender,
             arrivals,
             next_ticket: 0,
         }
@@ -124,6 +135,12 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn run(&mut self, options: &Options, deadline: &Deadline) -> Result<SendResult, Error> {
+        let lanes = &self.shared.lanes;
+        let entrance = options
+            .ordered
+            .then(|| lanes.line_up(&lanes.entrance(self.prepared.message.shared_topic())))
+            .map(|place| place.wait(deadline))
+            .transpose()?;
         let route = self.find_route(deadline)?;
         let aim = options
             .aim()
@@ -134,9 +151,10 @@ impl Sending<'_> {
             .as_ref()
             .filter(|_| options.ordered)
             .map(|aim| Arc::clone(&aim.queue));
-        let turn = queue
-            .map(|queue| self.shared.lanes.wait(&queue, deadline))
-            .transpose()?;
+        let place = queue.map(|queue| self.shared.lanes.line_up(&queue));
+        // Whoever comes next finds this one in the line before it.
+        drop(entrance);
+        let turn = place.map(|place| place.wait(deadline)).transpose()?;
         let outcome = self.drive(route, aim.as_ref());
         if let Some(turn) = turn {
             turn.end(outcome.as_ref().err().map(Error::delivery));
@@ -209,16 +227,7 @@ impl Sending<'_> {
 
     fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
         let began = Instant::now();
-        let deadline = Deadline::starting(began, share.saturating_duration_since(began));
-        let connection = match self.shared.connections.live(&to.broker.address) {
-            Some(connection) => connection,
-            None => {
-                if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
-                    self.plan.closed(number, until);
-                }
-                self.shared.connections.wait(&to.broker.address, &deadline)?
-            }
-        };
+        let connection = self.connect(number, to, share)?;
         let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
         let manner = Manner::Blocking { until: share };
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
@@ -236,7 +245,55 @@ impl Sending<'_> {
         Ok(())
     }
 
+    /// The connection for an attempt. If an answer of an earlier attempt ends the send meanwhile, there is none.
+    fn connect(&mut self, number: u32, to: &Destination, share: Instant) -> Result<Arc<Connection>, Error> {
+        let began = Instant::now();
+        let (connections, address) = (&self.shared.connections, &to.broker.address);
+        if let Some(connection) = connections.live(address) {
+            return Ok(connection);
+        }
+        if let Some(until) = connections.when_worth_dialling(address) {
+            self.plan.closed(number, until);
+        }
+        if self.open.is_none() && self.more_open.is_empty() {
+            let deadline = Deadline::starting(began, share.saturating_duration_since(began));
+            return connections.wait(address, &deadline);
+        }
+        let ticket = self.base.wrapping_add(number);
+        let desk = self.desk.sender.clone();
+        let then = move |ready: Result<Arc<Connection>, Error>| {
+            let what = What::Connection(ready.map(|connection| Arc::downgrade(&connection)));
+            desk.try_send(Arrival { ticket, what }).ok();
+        };
+        // Whatever lies on the desk by now is taken in before the connection.
+        connections.when_ready(address, Box::new(then));
+        while let Ok(arrival) = self.desk.arrivals.recv_deadline(share) {
+            match arrival.what {
+                What::Connection(ready) if arrival.ticket == ticket => {
+                    if let Some(connection) = ready?.upgrade() {
+                        return Ok(connection);
+                    }
+                    break;
+                }
+                _ => self.take_in(arrival),
+            }
+            if self.plan.is_done() {
+                break;
+            }
+        }
+        Err(Error::Timeout {
+            phase: Phase::Connect,
+            target: Arc::clone(address),
+            waited: began.elapsed(),
+            written: Written::Nothing,
+        })
+    }
+
     fn take_in(&mut self, arrival: Arrival) {
+        let What::Verdict(verdict) = arrival.what else {
+            // An attempt that has not waited for it so long.
+            return;
+        };
         let number = arrival.ticket.wrapping_sub(self.base);
         if number >= self.plan.begun() {
             // Of a send that is over.
@@ -244,7 +301,7 @@ impl Sending<'_> {
         }
         self.open.take_if(|open| open.number == number);
         self.more_open.retain(|open| open.number != number);
-        match arrival.verdict {
+        match verdict {
             Ok(stored) => {
                 let Some(to) = self.plan.destination(number) else {
                     return;
@@ -305,7 +362,9 @@ impl Sending<'_> {
                 break;
             };
             let number = arrival.ticket.wrapping_sub(self.base);
-            expected -= usize::from(open.iter().any(|open| open.number == number));
+            let is_one =
+                matches!(arrival.what, What::Verdict(_)) && open.iter().any(|open| open.number == number);
+            expected -= usize::from(is_one);
             self.take_in(arrival);
         }
         for open in open {
