@@ -50,6 +50,9 @@ pub(crate) const ROUTE_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// `heartbeatBrokerInterval`. Brokers forget a producer after 120 s.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long a heartbeat may take at least (4.7.0 `mqClientApiTimeout`).
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Queues per broker of a topic that is created by its first message (`defaultTopicQueueNums`).
 pub(crate) const DEFAULT_TOPIC_QUEUE_NUMS: u32 = 4;
 
@@ -238,6 +241,12 @@ impl ProducerConfig {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
             }
         }
+        self.check_together()
+    }
+
+    /// Checks what depends on more than one value.
+    fn check_together(&self) -> Result<(), Error> {
+        let invalid = |setting, reason| Err(Error::InvalidConfig { setting, reason });
         if self.back_off.0.is_zero() || self.back_off.0 > self.back_off.1 {
             let (first, longest) = self.back_off;
             return invalid(

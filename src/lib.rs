@@ -1,3 +1,4 @@
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![doc = include_str!("../README.md")]
 //!
 //! # What is logged
@@ -32,4 +33,5 @@ pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
     Aimed, Full, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Unflushed,
 };

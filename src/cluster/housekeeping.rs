@@ -26,9 +26,6 @@ use crate::{
     },
 };
 
-/// How long a heartbeat may take (4.7.0 `mqClientApiTimeout`).
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -41,6 +38,9 @@ pub(crate) struct Identity {
 pub(crate) struct Intervals {
     pub(crate) route_refresh: Duration,
     pub(crate) heartbeat: Duration,
+    /// At least as long as a send waits: a connection on which a heartbeat hears nothing for so long is given up, and
+    /// with it the sends that wait there.
+    pub(crate) heartbeat_timeout: Duration,
 }
 
 pub(crate) struct Housekeeping {
@@ -186,7 +186,8 @@ impl Housekeeping {
             body: &self.heartbeat_body,
         };
         let address = Arc::clone(broker.address());
-        call(broker, request, HEARTBEAT_TIMEOUT, move |answer| match answer {
+        let timeout = self.intervals.heartbeat_timeout;
+        call(broker, request, timeout, move |answer| match answer {
             Ok(answer) if answer.code == ResponseCode::SUCCESS => log::trace!("heartbeat to {address}"),
             Ok(answer) => {
                 let remark = crate::error::printable(&answer.remark.unwrap_or_default());

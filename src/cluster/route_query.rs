@@ -55,10 +55,14 @@ pub(super) struct Means {
     pub(super) timeout: Duration,
 }
 
+/// The connection that the server of a step has been asked on, and when.
+type Asked = (Arc<Connection>, Instant);
+
 struct Progress {
     step: usize,
     tried: Vec<Error>,
     alarm: Option<TimerKey>,
+    asked: Option<Asked>,
     then: Option<Then>,
 }
 
@@ -81,6 +85,7 @@ impl RouteQuery {
                 step: 0,
                 tried: Vec::new(),
                 alarm: None,
+                asked: None,
                 then: Some(then),
             }),
             means,
@@ -112,6 +117,11 @@ impl RouteQuery {
     }
 
     fn send(self: &Arc<Self>, step: usize, connection: &Arc<Connection>, share: Duration) {
+        let mut progress = self.progress.lock();
+        if progress.step == step {
+            progress.asked = Some((Arc::clone(connection), Instant::now()));
+        }
+        drop(progress);
         let query = Arc::clone(self);
         let address = Arc::clone(connection.address());
         let header = GetRoute {
@@ -157,30 +167,48 @@ impl RouteQuery {
             .servers
             .get(step)
             .map_or_else(|| Arc::clone(&self.topic), Arc::clone);
-        self.failed(
-            step,
-            Error::Timeout {
-                phase: Phase::Route,
-                target,
-                waited,
-                written: Written::Nothing,
-            },
-        );
+        let error = Error::Timeout {
+            phase: Phase::Route,
+            target,
+            waited,
+            written: Written::Nothing,
+        };
+        let Some(asked) = self.leave(step, error) else {
+            return;
+        };
+        // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
+        // since dialling took so long, has not had its chance yet.
+        if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
+            connection.give_up_if_silent(since.elapsed().mul_f32(0.9));
+        }
+        self.ask(step + 1);
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
+        if self.leave(step, error).is_some() {
+            self.ask(step + 1);
+        }
+    }
+
+    /// Ends a step and gives back what was asked in it. `None` if it has been over before.
+    #[expect(
+        clippy::option_option,
+        reason = "a step that is over, and one in which nothing was asked"
+    )]
+    fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
         let mut progress = self.progress.lock();
         if progress.step != step || progress.then.is_none() {
-            return;
+            return None;
         }
         progress.step += 1;
         progress.tried.push(error);
+        let asked = progress.asked.take();
         let alarm = progress.alarm.take();
         drop(progress);
         if let Some(alarm) = alarm {
             self.means.timer.cancel(alarm);
         }
-        self.ask(step + 1);
+        Some(asked)
     }
 
     fn give_up(&self) {

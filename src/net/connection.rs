@@ -95,7 +95,7 @@ pub(crate) struct Connection {
     outgoing: Outgoing,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
-    /// When the first request was taken in since a byte came last.
+    /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
     unheard_since: AtomicMoment,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
@@ -172,9 +172,10 @@ impl Connection {
         }
     }
 
-    /// Blocks until all frames are written, the connection has ended, or `until` is over.
-    pub(crate) fn wait_until_written(&self, until: Instant) {
-        self.outgoing.wait_until_written(until);
+    /// Blocks until all frames that are here now are written, the connection has ended, or `until` is over. Gives back how
+    /// many one-way ones are not written then.
+    pub(crate) fn wait_until_written(&self, until: Instant) -> usize {
+        self.outgoing.wait_until_written(until)
     }
 
     /// Registers and sends a request. After `Ok` its waiter is completed exactly once, maybe before this returns; after
@@ -425,18 +426,27 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
-            self.unheard_since.set(Moment::NEVER);
             buffer.filled(count);
+            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
+                        has_heard = true;
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
+            }
+            // Half an answer is none: its rest may never come.
+            if has_heard {
+                self.unheard_since.set(Moment::NEVER);
+            }
+            if buffer.is_within_frame() {
+                self.unheard_since
+                    .set_if_never(Moment::new(self.epoch, Instant::now()));
             }
         }
     }
@@ -448,23 +458,20 @@ impl Connection {
             self.decline(&header, frame.serialization);
             return Ok(());
         }
-        match self.in_flight.take(header.opaque) {
-            Some(entry) => {
-                let outcome = Outcome::Reply {
-                    address: &self.address,
-                    header: &header,
-                    body: frame.body,
-                };
-                entry.waiter.complete(entry.ticket, outcome);
-            }
-            None => {
-                self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!(
-                    "{}: dropped a reply that nobody waits for (opaque {})",
-                    self.address,
-                    header.opaque
-                );
-            }
+        if let Some(entry) = self.in_flight.take(header.opaque) {
+            let outcome = Outcome::Reply {
+                address: &self.address,
+                header: &header,
+                body: frame.body,
+            };
+            entry.waiter.complete(entry.ticket, outcome);
+        } else {
+            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
+            log::debug!(
+                "{}: dropped a reply that nobody waits for (opaque {})",
+                self.address,
+                header.opaque
+            );
         }
         Ok(())
     }
@@ -493,12 +500,13 @@ impl Connection {
             remark: Some(&remark),
             serialization,
         };
+        // Known by the number that nobody waits for: it is no message that could be lost.
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
         let next = self
             .outgoing
             .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
             });
         if let Ok(next) = next {
             self.carry_out(next);
@@ -511,9 +519,14 @@ impl Connection {
     /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
     /// the writer's business.
     fn suspect(&self) {
+        self.give_up_if_silent(self.settings.half_open_after);
+    }
+
+    /// Gives the connection up if no frame has come for so long although something was asked.
+    pub(crate) fn give_up_if_silent(&self, patience: Duration) {
         let now = Moment::new(self.epoch, Instant::now());
         let silent = self.unheard_since.get().until(now);
-        if silent >= self.settings.half_open_after && self.is_live() && !self.outgoing.is_stalled() {
+        if silent >= patience && self.is_live() && !self.outgoing.is_stalled() {
             let reason = format!("no byte came for {silent:.1?} after a request, so the peer may be gone");
             let source = io::Error::new(io::ErrorKind::TimedOut, reason);
             self.end(EndCause::Io(Arc::new(source)), false);
@@ -558,3 +571,7 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

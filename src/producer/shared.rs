@@ -8,7 +8,7 @@ use super::{
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     lanes::Lanes,
     permits::Permits,
-    shutdown::ShutdownReport,
+    shutdown::{LastOutcomes, ShutdownReport},
 };
 use crate::{
     cluster::{
@@ -16,7 +16,7 @@ use crate::{
         name_servers::NameServers,
         routes::{Routes, TemplateTopic},
     },
-    config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
+    config::{BLOCKING_IN_FLIGHT, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::Error,
     message::names::TEMPLATE_TOPIC,
     net::{
@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(super) connections: Arc<Connections>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
+    pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
 }
@@ -90,6 +91,7 @@ impl Shared {
         let intervals = Intervals {
             route_refresh: config.route_refresh_interval,
             heartbeat: config.heartbeat_interval,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
         };
         let housekeeping = Housekeeping::start(
             identity,
@@ -117,6 +119,7 @@ impl Shared {
             connections,
             routes,
             housekeeping,
+            last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
         }))
@@ -176,6 +179,6 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
         // A send has used up a little of its time before its request is written.
-        half_open_after: config.send_timeout - config.send_timeout / 8,
+        half_open_after: config.send_timeout * 7 / 8,
     }
 }
