@@ -427,12 +427,12 @@ impl Connection {
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
             buffer.filled(count);
-            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        has_heard = true;
+                        // Before it is handed on: who gets it may ask the next thing at once.
+                        self.unheard_since.set(Moment::NEVER);
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
@@ -441,9 +441,6 @@ impl Connection {
                 }
             }
             // Half an answer is none: its rest may never come.
-            if has_heard {
-                self.unheard_since.set(Moment::NEVER);
-            }
             if buffer.is_within_frame() {
                 self.unheard_since
                     .set_if_never(Moment::new(self.epoch, Instant::now()));

@@ -59,6 +59,8 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
+    /// What the wait for the turn is given up with.
+    turn_number: Option<u64>,
     /// The right to send to an ordered queue, held until the outcome is known.
     turn: Option<Turn>,
     finished: bool,
@@ -89,6 +91,7 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
+            turn_number: None,
             turn: None,
             finished: false,
             outcome: None,
@@ -175,7 +178,8 @@ impl AsyncSend {
                 (false, Err(_)) => {}
             }
         };
-        self.shared.lanes.take_turn(queue, Box::new(enter));
+        let number = self.shared.lanes.take_turn(queue, Box::new(enter));
+        self.state.lock().turn_number = Some(number);
     }
 
     fn drive(self: &Arc<Self>) {
@@ -336,20 +340,7 @@ impl AsyncSend {
                 self.state.lock().plan.stop("the producer is shut down");
                 self.drive();
             }
-            Parked::ForTurn => {
-                let state = self.state.lock();
-                let queue = state
-                    .route
-                    .as_ref()
-                    .and_then(|(_, aim)| aim.as_ref())
-                    .map(|aim| Arc::clone(&aim.queue));
-                let began = state.plan.deadline().began();
-                drop(state);
-                let late = queue
-                    .map(|queue| lanes::late(&queue, began))
-                    .filter(|_| !is_stopped);
-                self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
-            }
+            Parked::ForTurn => self.give_up_turn(is_stopped),
             Parked::ForRoute | Parked::BeforeRoute => {
                 let waited = self.state.lock().plan.deadline().waited();
                 let error = if is_stopped {
@@ -370,6 +361,22 @@ impl AsyncSend {
                 self.drive();
             }
         }
+    }
+
+    fn give_up_turn(self: &Arc<Self>, is_stopped: bool) {
+        let state = self.state.lock();
+        let aim = state.route.as_ref().and_then(|(_, aim)| aim.as_ref());
+        let queue = aim.map(|aim| Arc::clone(&aim.queue));
+        let (began, number) = (state.plan.deadline().began(), state.turn_number);
+        drop(state);
+        if let Some((queue, number)) = queue.as_ref().zip(number) {
+            // Else it would be kept in the line until all before it have left.
+            self.shared.lanes.give_up(queue, number);
+        }
+        let late = queue
+            .filter(|_| !is_stopped)
+            .map(|queue| lanes::late(&queue, began));
+        self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
     }
 
     /// What failed before the pause may have moved since.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
-    error::Error,
+    error::{Error, Written},
     message::Message,
     net::{
         connection::{Cancelled, Connection, Manner},
@@ -287,6 +287,11 @@ impl Sending<'_> {
             let number = arrival.ticket.wrapping_sub(self.base);
             expected -= usize::from(open.iter().any(|open| open.number == number));
             self.take_in(arrival);
+        }
+        for open in open {
+            // Whatever has not come by now counts as unknown, and the plan does not wait for it any more.
+            let error = open.connection.timeout(Written::All, open.began.elapsed());
+            self.plan.failed(open.number, Instant::now(), error);
         }
     }
 
