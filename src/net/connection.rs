@@ -19,7 +19,7 @@ pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{AtomicMoment, Due, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
-    sync::{AtomicU64, Mutex, Ordering},
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     cause: OnceLock<EndCause>,
     /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
     unheard_since: AtomicMoment,
+    /// The peer has sent a frame.
+    spoken: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -131,6 +133,7 @@ impl Connection {
             events,
             cause: OnceLock::new(),
             unheard_since: AtomicMoment::new(Moment::NEVER),
+            spoken: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -163,6 +166,15 @@ impl Connection {
     /// Whether nothing is on its way, in either direction.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
+    /// Whether the peer has shown that it speaks the protocol.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     /// How a request is handed over by someone who must not wait.
@@ -450,6 +462,9 @@ impl Connection {
 
     fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>) -> Result<(), WireError> {
         let header = frame.header()?;
+        if !self.has_spoken() {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
             self.decline(&header, frame.serialization);

@@ -405,7 +405,11 @@ impl AsyncSend {
             self.topic(),
             number + 1
         );
-        self.shared.learn_from(self.topic(), &error);
+        let state = self.state.lock();
+        let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
+        drop(state);
+        self.shared
+            .learn_from_failure(self.topic(), broker.as_deref(), &error);
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
         state.plan.failed(number, Instant::now(), error);
@@ -480,7 +484,13 @@ impl State {
 impl Waiter for AsyncSend {
     fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
         match outcome {
-            Outcome::Overdue => self.state.lock().plan.overdue(ticket),
+            Outcome::Overdue => {
+                let mut state = self.state.lock();
+                state.plan.overdue(ticket);
+                if let Some(to) = state.plan.destination(ticket) {
+                    self.shared.learn_from_silence(&to.broker);
+                }
+            }
             Outcome::Failed(error) => self.failed(ticket, error),
             Outcome::Reply { address, header, .. } => match attempt::read_reply(address, header) {
                 Err(error) => self.failed(ticket, error),
@@ -490,6 +500,9 @@ impl Waiter for AsyncSend {
                     let State { plan, open, .. } = &mut *state;
                     open.retain(|open| open.number != ticket);
                     if let Some(to) = plan.destination(ticket) {
+                        if let Some(began) = plan.began(ticket) {
+                            self.shared.learn_from_success(&to.broker, began);
+                        }
                         let result = attempt::result(&self.shared, &self.prepared, to, stored);
                         plan.stored(ticket, result, is_ok);
                     }

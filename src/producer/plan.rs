@@ -287,6 +287,14 @@ impl SendPlan {
             .map(|record| record.number)
     }
 
+    /// When the attempt was begun.
+    pub(super) fn began(&self, number: u32) -> Option<Instant> {
+        self.records
+            .iter()
+            .find(|record| record.number == number)
+            .map(|record| record.began)
+    }
+
     /// Whether the attempt has neither an answer nor failed.
     pub(super) fn is_open(&self, number: u32) -> bool {
         self.records
@@ -376,7 +384,7 @@ impl SendPlan {
                 last.is_some_and(|record| &*record.to.broker.name == broker_name)
             }
         };
-        choose::in_turn(route, |broker| avoid(&broker.name)).cloned()
+        choose::in_turn(route, now, |broker| avoid(&broker.name)).cloned()
     }
 
     fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {
