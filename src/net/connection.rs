@@ -19,7 +19,7 @@ pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{AtomicMoment, Due, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
-    sync::{AtomicU64, Mutex, Ordering},
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     cause: OnceLock<EndCause>,
     /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
     unheard_since: AtomicMoment,
+    /// The peer has sent a frame.
+    spoken: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -131,6 +133,7 @@ impl Connection {
             events,
             cause: OnceLock::new(),
             unheard_since: AtomicMoment::new(Moment::NEVER),
+            spoken: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -163,6 +166,15 @@ impl Connection {
     /// Whether nothing is on its way, in either direction.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
+    /// Whether the peer has shown that it speaks the protocol.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     /// How a request is handed over by someone who must not wait.
@@ -427,12 +439,12 @@ impl Connection {
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
             buffer.filled(count);
-            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        has_heard = true;
+                        // Before it is handed on: who gets it may ask the next thing at once.
+                        self.unheard_since.set(Moment::NEVER);
                         if let Err(error) = self.take_in(&frame) {
                             return EndCause::Protocol(error.to_string().into());
                         }
@@ -441,9 +453,6 @@ impl Connection {
                 }
             }
             // Half an answer is none: its rest may never come.
-            if has_heard {
-                self.unheard_since.set(Moment::NEVER);
-            }
             if buffer.is_within_frame() {
                 self.unheard_since
                     .set_if_never(Moment::new(self.epoch, Instant::now()));
@@ -453,6 +462,9 @@ impl Connection {
 
     fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>) -> Result<(), WireError> {
         let header = frame.header()?;
+        if !self.has_spoken() {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
             self.decline(&header, frame.serialization);
@@ -500,12 +512,13 @@ impl Connection {
             remark: Some(&remark),
             serialization,
         };
+        // Known by the number that nobody waits for: it is no message that could be lost.
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
         let next = self
             .outgoing
             .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
             });
         if let Ok(next) = next {
             self.carry_out(next);

@@ -7,6 +7,7 @@ mod dial;
 mod end_cause;
 mod in_flight;
 mod outgoing;
+mod redial;
 pub(crate) mod sync;
 pub(crate) mod timer;
 pub(crate) mod waiter;

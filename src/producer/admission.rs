@@ -60,11 +60,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
         });
     match admitted {
         Ok((prepared, permit)) => {
-            let closing = Closing {
-                on_done,
-                permit: Some(permit),
-                _inside: Some(inside),
-            };
+            let closing = Closing::new(on_done, Some(permit), Some(inside));
             begin(shared, prepared, options, deadline, closing);
         }
         Err(error) => refuse(shared, message, error, on_done, Some(inside)),
@@ -99,11 +95,7 @@ where
     }
     match shared.gate.enter() {
         Ok(inside) => {
-            let closing = Closing {
-                on_done: Box::new(on_done),
-                permit: Some(permit),
-                _inside: Some(inside),
-            };
+            let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
             begin(
                 shared,
                 prepared,
@@ -127,11 +119,7 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 }
 
 fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
-    let closing = Closing {
-        on_done,
-        permit: None,
-        _inside: inside,
-    };
+    let closing = Closing::new(on_done, None, inside);
     let what = Mutex::new(Some((closing, message, error)));
     shared.workers.submit(Arc::new(Refused {
         shared: Arc::clone(shared),
@@ -177,6 +165,14 @@ impl Task for Refused {
 }
 
 impl Closing {
+    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+        Self {
+            on_done,
+            permit,
+            _inside: inside,
+        }
+    }
+
     pub(super) fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
         let Self {
             on_done,

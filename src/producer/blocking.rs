@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
-    error::Error,
+    error::{Error, Written},
     message::Message,
     net::{
         connection::{Cancelled, Connection, Manner},
@@ -182,7 +182,7 @@ impl Sending<'_> {
                 Step::Wait { until } => {
                     if !self.receive(until) {
                         match self.plan.awaited() {
-                            Some(number) => self.plan.overdue(number),
+                            Some(number) => self.overdue(number),
                             None => self.give_up_open(Instant::now()),
                         }
                     }
@@ -210,7 +210,15 @@ impl Sending<'_> {
     fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
         let began = Instant::now();
         let deadline = Deadline::starting(began, share.saturating_duration_since(began));
-        let connection = self.shared.connections.wait(&to.broker.address, &deadline)?;
+        let connection = match self.shared.connections.live(&to.broker.address) {
+            Some(connection) => connection,
+            None => {
+                if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
+                    self.plan.closed(number, until);
+                }
+                self.shared.connections.wait(&to.broker.address, &deadline)?
+            }
+        };
         let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
         let manner = Manner::Blocking { until: share };
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
@@ -241,12 +249,22 @@ impl Sending<'_> {
                 let Some(to) = self.plan.destination(number) else {
                     return;
                 };
+                if let Some(began) = self.plan.began(number) {
+                    self.shared.learn_from_success(&to.broker, began);
+                }
                 let is_ok = stored.0 == SendStatus::SendOk;
                 let result = attempt::result(self.shared, &self.prepared, to, stored);
                 self.plan.stored(number, result, is_ok);
             }
             Err(error) => self.failed(number, error),
         }
+    }
+
+    fn overdue(&mut self, number: u32) {
+        if let Some(to) = self.plan.destination(number) {
+            self.shared.learn_from_silence(&to.broker);
+        }
+        self.plan.overdue(number);
     }
 
     fn failed(&mut self, number: u32, error: Error) {
@@ -258,7 +276,9 @@ impl Sending<'_> {
                 to.queue
             );
         }
-        self.shared.learn_from(topic, &error);
+        let broker = self.plan.destination(number).map(|to| &to.broker);
+        self.shared
+            .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
         self.plan.failed(number, Instant::now(), error);
     }
 
@@ -287,6 +307,11 @@ impl Sending<'_> {
             let number = arrival.ticket.wrapping_sub(self.base);
             expected -= usize::from(open.iter().any(|open| open.number == number));
             self.take_in(arrival);
+        }
+        for open in open {
+            // Whatever has not come by now counts as unknown, and the plan does not wait for it any more.
+            let error = open.connection.timeout(Written::All, open.began.elapsed());
+            self.plan.failed(open.number, Instant::now(), error);
         }
     }
 

@@ -80,6 +80,8 @@ struct Record {
     until: Instant,
     /// Of an earlier round: its broker may be tried again.
     is_past: bool,
+    /// Its address was not dialled, since it could not be connected to a moment ago, and is not before then.
+    closed_until: Option<Instant>,
     state: RecordState,
 }
 
@@ -153,10 +155,9 @@ impl SendPlan {
         }
         self.begin_round(now, route, aimed.is_some());
         if let Some(to) = self.choose(now, route, aimed) {
-            let not_before = self
-                .not_before
-                .filter(|not_before| *not_before > now && self.must_pause(&to));
-            return match not_before {
+            let busy_until = self.not_before.filter(|_| self.must_pause(&to));
+            let not_before = busy_until.max(self.closed_until(&to.broker.name));
+            return match not_before.filter(|not_before| *not_before > now) {
                 Some(until) if self.leaves_time(until) => Step::Pause { until },
                 Some(_) => self.wait_or_finish("no time is left for another attempt"),
                 None => self.begin(now, route, to, aimed.is_some()),
@@ -176,6 +177,16 @@ impl SendPlan {
         Step::Finish
     }
 
+    /// When the address of a broker is dialled again at the earliest, as far as this send has been told.
+    fn closed_until(&self, broker_name: &str) -> Option<Instant> {
+        let of_broker = |record: &&Record| &*record.to.broker.name == broker_name;
+        self.records
+            .iter()
+            .rev()
+            .find(of_broker)
+            .and_then(|record| record.closed_until)
+    }
+
     /// A broker that has not been tried yet need not wait for one that is busy. A new round begins with a pause.
     fn must_pause(&self, to: &Destination) -> bool {
         self.records.iter().all(|record| record.is_past) || self.has_tried(&to.broker.name)
@@ -193,6 +204,7 @@ impl SendPlan {
         let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
         if self.rules.round.is_none()
             || self.begun == 0
+            || self.stored.is_some()
             || !is_over
             || self.not_before.is_some_and(|at| at > now)
         {
@@ -207,10 +219,16 @@ impl SendPlan {
         self.not_before = Some(self.pause_of_round(now));
     }
 
+    /// When the next pause, if it begins now, is over.
+    fn after_pause(&mut self, now: Instant) -> Instant {
+        // `Deadline` knows what to do with an endless pause.
+        Deadline::starting(now, self.next_pause()).at()
+    }
+
     /// Until when to pause between two rounds. The last pause is cut short, so that the message has one more chance before the
     /// time is over.
     fn pause_of_round(&mut self, now: Instant) -> Instant {
-        let until = now + self.next_pause();
+        let until = self.after_pause(now);
         let last_chance = self.deadline.at().checked_sub(LAST_CHANCE).unwrap_or(now);
         if last_chance > now {
             until.min(last_chance)
@@ -228,7 +246,7 @@ impl SendPlan {
         self.pauses += 1;
         // The hasher's keys are random and differ from call to call.
         let percent = u32::try_from(RandomState::new().hash_one(self.pauses) % 51).unwrap_or_default();
-        whole * (50 + percent) / 100
+        whole / 100 * (50 + percent)
     }
 
     fn leaves_time(&self, at: Instant) -> bool {
@@ -246,18 +264,25 @@ impl SendPlan {
         }
     }
 
-    /// The attempt failed.
+    /// The attempt could not even be tried: its address is dialled again at that time at the earliest.
+    pub(super) fn closed(&mut self, number: u32, until: Instant) {
+        if let Some(record) = self.record(number) {
+            record.closed_until = Some(until);
+        }
+    }
+
+    /// The attempt failed. Nothing happens if it was over already.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
+        if !self.is_open(number) {
+            return;
+        }
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
         if is_busy(&error) {
-            self.not_before = Some(now + self.next_pause());
+            self.not_before = Some(self.after_pause(now));
         }
-        let Some(record) = self.record(number) else {
-            return;
-        };
-        if record.is_open() {
+        if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
         }
@@ -278,6 +303,14 @@ impl SendPlan {
         records
             .find(|record| matches!(record.state, RecordState::Awaited))
             .map(|record| record.number)
+    }
+
+    /// When the attempt was begun.
+    pub(super) fn began(&self, number: u32) -> Option<Instant> {
+        self.records
+            .iter()
+            .find(|record| record.number == number)
+            .map(|record| record.began)
     }
 
     /// Whether the attempt has neither an answer nor failed.
@@ -362,14 +395,25 @@ impl SendPlan {
             // Another copy on the same broker would be no safer than the one that is there.
             return None;
         }
+        let closed = |broker_name: &str| self.closed_until(broker_name).filter(|until| *until > now);
+        // Those that may be dialled now come first, then whichever may be dialled next.
+        let opens_first = route
+            .brokers
+            .iter()
+            .map(|broker| closed(&broker.name))
+            .min()
+            .flatten();
+        let any_closed = route.brokers.iter().any(|broker| closed(&broker.name).is_some());
         let avoid = |broker_name: &str| {
             if untried {
                 self.has_tried(broker_name)
+            } else if any_closed {
+                closed(broker_name) > opens_first
             } else {
                 last.is_some_and(|record| &*record.to.broker.name == broker_name)
             }
         };
-        choose::in_turn(route, |broker| avoid(&broker.name)).cloned()
+        choose::in_turn(route, now, |broker| avoid(&broker.name)).cloned()
     }
 
     fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {
@@ -400,6 +444,7 @@ impl SendPlan {
             share,
             until,
             is_past: false,
+            closed_until: None,
             state,
         });
         Step::Attempt {

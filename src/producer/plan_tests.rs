@@ -734,6 +734,17 @@ fn a_busy_broker_is_asked_again_after_pauses_that_grow() {
 }
 
 #[test]
+fn a_failure_that_is_reported_twice_lengthens_no_pause() {
+    let mut run = Run::new(&["a"], patient(100, 10_000));
+    run.begin(0, "first");
+    for _ in 0..5 {
+        run.plan.failed(0, run.at(0), busy());
+    }
+    let until = run.pause(0);
+    assert!(until <= 100, "{until}");
+}
+
+#[test]
 fn there_is_no_pause_while_another_broker_can_be_asked_nor_after_a_refused_connection() {
     let mut run = Run::new(&["a", "b"], patient(100, 250));
     assert_eq!(run.begin(0, "first").1, "a");
@@ -851,6 +862,39 @@ fn with_a_delivery_timeout_rounds_follow_one_another_until_the_time_is_over() {
 }
 
 #[test]
+fn no_round_begins_once_it_is_stored() {
+    let wanting = Rules {
+        retry_another_broker_when_not_store_ok: true,
+        ..with_rounds()
+    };
+    let ending = Run::new(&["a", "b"], wanting).play([
+        Begins(0, 0, "a", 75),
+        StoredUnsafely(0),
+        Begins(5, 1, "b", 305),
+        Fails(9, 1, no_connection()),
+        Ends(9),
+    ]);
+    assert_eq!(ending.stored(), ("a".to_owned(), 2, false));
+}
+
+#[test]
+fn pauses_without_end_do_not_overflow_the_clock() {
+    let back_off = (Duration::MAX, Duration::MAX);
+    let mut run = Run::new(
+        &["a"],
+        Rules {
+            back_off,
+            ..with_rounds()
+        },
+    );
+    // The last pause is cut short, whatever it would have been.
+    assert_eq!(run.plan.pause_without_route(run.at(0)), Some(run.at(2950)));
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(0), busy());
+    assert!(matches!(run.step(0), Step::Finish));
+}
+
+#[test]
 fn an_unknown_attempt_that_was_forgotten_still_counts() {
     let mut run = Run::new(&["a"], with_rounds());
     let mut now = 0;
@@ -892,4 +936,32 @@ fn without_a_route_only_a_send_with_a_delivery_timeout_pauses() {
             .is_some_and(|until| until <= run.at(20))
     );
     assert_eq!(run.plan.pause_without_route(run.at(2999)), None);
+}
+
+#[test]
+fn an_address_that_is_not_dialled_yet_is_waited_for_and_another_one_that_opens_earlier_is_taken() {
+    let mut run = Run::new(&["a", "b"], rules(4));
+    assert_eq!(run.begin(0, "first").1, "a");
+    run.plan.closed(0, run.at(400));
+    run.plan.failed(0, run.at(0), no_connection());
+    assert_eq!(
+        run.begin(0, "second, on the broker that has not been tried").1,
+        "b"
+    );
+    run.plan.closed(1, run.at(100));
+    run.plan.failed(1, run.at(0), no_connection());
+    assert_eq!(run.pause(0), 100);
+    assert_eq!(run.begin(101, "third").1, "b");
+    // This time it was dialled, and refused: no pause for a that opens later while b may be asked at once.
+    run.plan.failed(2, run.at(101), no_connection());
+    assert_eq!(run.begin(101, "fourth").1, "b");
+}
+
+#[test]
+fn a_closed_address_that_opens_too_late_ends_the_send() {
+    let mut run = Run::new(&["a"], rules(4));
+    run.begin(0, "first");
+    run.plan.closed(0, run.at(2999));
+    run.plan.failed(0, run.at(2500), no_connection());
+    assert!(matches!(run.step(2500), Step::Finish));
 }
