@@ -40,6 +40,8 @@ pub(crate) type RouteContinuation = Box<dyn FnOnce(Result<Arc<TopicRoute>, Error
 
 struct Topic {
     route: Option<Arc<TopicRoute>>,
+    /// When a name server last answered with a route.
+    confirmed: Instant,
     waiting: Vec<RouteContinuation>,
     /// A look-up is under way.
     asking: bool,
@@ -189,6 +191,16 @@ impl Routes {
         }
     }
 
+    /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.
+    pub(crate) fn all(&self) -> Vec<(Arc<TopicRoute>, Instant)> {
+        let table = self.table.lock();
+        let known = |topic: &Topic| Some((Arc::clone(topic.route.as_ref()?), topic.confirmed));
+        let mut all: Vec<_> = table.topics.values().filter_map(known).collect();
+        drop(table);
+        all.sort_by(|one, other| one.0.topic.cmp(&other.0.topic));
+        all
+    }
+
     /// Whether a route names this address, or a look-up that may do so is under way.
     pub(crate) fn may_need(&self, address: &str) -> bool {
         let table = self.table.lock();
@@ -312,6 +324,7 @@ impl Topic {
     fn new() -> Self {
         Self {
             route: None,
+            confirmed: Instant::now(),
             waiting: Vec::new(),
             asking: false,
             unknown_refreshes: 0,
@@ -344,6 +357,7 @@ impl Topic {
     fn take_in(&mut self, topic: &str, outcome: Outcome) -> Result<Arc<TopicRoute>, Error> {
         match outcome {
             Outcome::Route(route) => {
+                self.confirmed = Instant::now();
                 if let Some(old) = self.outliving(&route) {
                     self.unknown_refreshes += 1;
                     return Ok(old);

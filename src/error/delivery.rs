@@ -158,6 +158,13 @@ pub(crate) fn is_access_refusal(code: ResponseCode, remark: &str) -> bool {
     }
 }
 
+/// Whether a broker refused because it has too much to do: another try may help, but not at once.
+pub(crate) fn is_busy_refusal(code: ResponseCode, remark: &str) -> bool {
+    // 4.x says so of a busy page cache with code 1.
+    code == ResponseCode::SYSTEM_BUSY
+        || code == ResponseCode::SYSTEM_ERROR && remark.contains("[PC_SYNCHRONIZED]")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,8 @@ mod delivery;
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub use attempts::{Attempt, FailedSend};
-pub(crate) use delivery::is_access_refusal;
 pub use delivery::{Delivery, Phase, Written};
+pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
 
 use crate::code::ResponseCode;
 

@@ -18,6 +18,7 @@ use std::{
 pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
@@ -111,6 +112,7 @@ pub(crate) struct Connection {
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
+    meter: Arc<Meter>,
 }
 
 /// Why a request was not put into the outgoing buffer.
@@ -127,6 +129,7 @@ impl Connection {
         address: Arc<str>,
         settings: ConnectionSettings,
         events: Arc<dyn Events>,
+        meter: Arc<Meter>,
     ) -> io::Result<Arc<Self>> {
         // Requests are small and wait for an answer: never for company.
         stream.set_nodelay(true)?;
@@ -145,6 +148,7 @@ impl Connection {
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
+            meter,
         });
         let reader = Arc::clone(&connection);
         let name = format!("rmq-reader {}", connection.address);
@@ -169,6 +173,15 @@ impl Connection {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.outgoing.unwritten_bytes()
     }
 
     /// How a request is handed over by someone who must not wait.
@@ -197,6 +210,7 @@ impl Connection {
     ) -> Result<i32, Error> {
         let now = Instant::now();
         let mut opaque = 0;
+        let is_attempt = waiting.waiter.judge().is_some();
         let next = self.outgoing.append(manner, request.body.len(), |out| {
             opaque = self
                 .in_flight
@@ -218,6 +232,9 @@ impl Connection {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
+            if is_attempt {
+                self.meter.begun();
+            }
             Ok(Some(opaque))
         });
         match next {
@@ -228,7 +245,13 @@ impl Connection {
                 self.carry_out(next);
                 Ok(opaque)
             }
-            Err(rejected) => Err(self.rejection(rejected, now)),
+            Err(rejected) => {
+                let error = self.rejection(rejected, now);
+                if is_attempt && !matches!(error, Error::InvalidMessage { .. }) {
+                    self.meter.turned_away(&error);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -256,6 +279,7 @@ impl Connection {
             });
         match next {
             Ok(next) => {
+                self.meter.oneway_accepted();
                 self.carry_out(next);
                 Ok(())
             }
@@ -269,6 +293,8 @@ impl Connection {
             return Cancelled::TooLate;
         };
         let written = self.outgoing.withdraw(opaque);
+        let waited = entry.registered.until(Moment::new(self.epoch, Instant::now()));
+        self.count_unanswered(&entry, &self.timeout(written, waited));
         self.suspect(&entry, written);
         Cancelled::Waiting(written)
     }
@@ -285,9 +311,10 @@ impl Connection {
                 Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue),
                 Due::Over(entry) => {
                     let written = self.outgoing.withdraw(entry.opaque);
-                    self.suspect(&entry, written);
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
                     let error = self.timeout(written, waited);
+                    self.count_unanswered(&entry, &error);
+                    self.suspect(&entry, written);
                     entry.waiter.complete(entry.ticket, Outcome::Failed(error));
                 }
             }
@@ -447,24 +474,27 @@ impl Connection {
             self.decline(&header, frame.serialization);
             return Ok(());
         }
-        match self.in_flight.take(header.opaque) {
-            Some(entry) => {
-                let outcome = Outcome::Reply {
-                    address: &self.address,
-                    header: &header,
-                    body: frame.body,
-                };
-                entry.waiter.complete(entry.ticket, outcome);
-            }
-            None => {
-                self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!(
-                    "{}: dropped a reply that nobody waits for (opaque {})",
-                    self.address,
-                    header.opaque
-                );
-            }
+        let Some(entry) = self.in_flight.take(header.opaque) else {
+            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
+            log::debug!(
+                "{}: dropped a reply that nobody waits for (opaque {})",
+                self.address,
+                header.opaque
+            );
+            return Ok(());
+        };
+        if let Some(judge) = entry.waiter.judge() {
+            // The time of the last read: no clock is asked for every reply.
+            let received = Moment::from_micros(self.received.load(Ordering::Relaxed));
+            let took = entry.registered.until(received);
+            self.meter.answered(judge, &self.address, &header, took);
         }
+        let outcome = Outcome::Reply {
+            address: &self.address,
+            header: &header,
+            body: frame.body,
+        };
+        entry.waiter.complete(entry.ticket, outcome);
         Ok(())
     }
 
@@ -540,13 +570,24 @@ impl Connection {
         unfinished.sort_unstable_by_key(|(opaque, _)| *opaque);
         let entries = self.in_flight.end();
         self.events.ended(self, cause, oneway);
+        if !matches!(cause, EndCause::Closed) {
+            self.meter
+                .remember(self.lost(cause, Written::Nothing, self.epoch.elapsed()));
+        }
         let now = Moment::new(self.epoch, Instant::now());
         for entry in entries {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
             let error = self.lost(cause, written, entry.registered.until(now));
+            self.count_unanswered(&entry, &error);
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
+        }
+    }
+
+    fn count_unanswered(&self, entry: &Entry, error: &Error) {
+        if entry.waiter.judge().is_some() {
+            self.meter.unanswered(error);
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
+    meter::Meters,
     sync::{AtomicU64, Mutex, Ordering, channel},
     timer::Timer,
 };
@@ -44,6 +45,7 @@ pub(crate) struct Connections {
     connect_timeout: Duration,
     timer: Arc<Timer>,
     on_connect: OnceLock<OnConnect>,
+    pub(crate) meters: Meters,
     /// One-way frames that died in the buffer of a connection.
     oneway_lost: AtomicU64,
     /// What connections that have ended had counted.
@@ -62,6 +64,7 @@ impl Connections {
             connect_timeout,
             timer,
             on_connect: OnceLock::new(),
+            meters: Meters::default(),
             oneway_lost: AtomicU64::new(0),
             unmatched_replies: AtomicU64::new(0),
         })
@@ -229,10 +232,19 @@ impl Connections {
     fn connect(self: &Arc<Self>, address: &Arc<str>) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let events: Arc<dyn Events> = Arc::<Self>::clone(self);
-        let connected = dial(address, self.connect_timeout)
-            .and_then(|stream| Connection::start(stream, Arc::clone(address), self.settings.clone(), events));
+        let meter = self.meters.of(address);
+        let connected = dial(address, self.connect_timeout).and_then(|stream| {
+            Connection::start(
+                stream,
+                Arc::clone(address),
+                self.settings.clone(),
+                events,
+                Arc::clone(&meter),
+            )
+        });
         match connected {
             Ok(connection) => {
+                meter.connected();
                 log::debug!("connected to {address} in {:.1?}", began.elapsed());
                 if let Some(action) = self.on_connect.get() {
                     action(&connection);
@@ -242,11 +254,13 @@ impl Connections {
             Err(error) => {
                 let waited = began.elapsed();
                 log::debug!("cannot connect to {address} after {waited:.1?}: {error}");
-                Err(Error::Connect {
+                let error = Error::Connect {
                     address: Arc::clone(address),
                     waited,
                     source: Arc::new(error),
-                })
+                };
+                meter.connect_failed(&error);
+                Err(error)
             }
         }
     }
@@ -318,6 +332,7 @@ impl Events for Connections {
         if lost > 0 {
             log::warn!("{lost} one-way messages to {address} were not written before the connection ended");
             self.oneway_lost.fetch_add(lost, Ordering::Relaxed);
+            connection.meter().oneway_lost(lost);
         }
         let unmatched = connection.counters().unmatched_replies.load(Ordering::Relaxed);
         self.unmatched_replies.fetch_add(unmatched, Ordering::Relaxed);

@@ -354,6 +354,11 @@ impl Outgoing {
             .count()
     }
 
+    /// Bytes that are not written.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.state.lock().held()
+    }
+
     /// Waits until everything is written, the connection has ended, or `until` is over.
     pub(super) fn wait_until_written(&self, until: Instant) {
         let mut state = self.state.lock();
