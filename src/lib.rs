@@ -31,5 +31,6 @@ pub use config::HeaderSerialization;
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Aimed, BrokerStats, FailureCounts, LastError, Latency, NameServerStats, Producer, ProducerBuilder,
+    RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
 };

@@ -47,7 +47,9 @@ impl<'p> Aimed<'p> {
     /// Those of [`Producer::send`](super::Producer::send), and [`Error::InvalidMessage`] when the target is not a queue of
     /// the topic.
     pub fn send(&self, message: &Message) -> Result<SendResult, Error> {
-        blocking::send(self.shared, message, self.aim(), self.timeout)
+        let outcome = blocking::send(self.shared, message, self.aim(), self.timeout);
+        self.shared.tally.ended(outcome.as_ref().err());
+        outcome
     }
 
     /// As [`Producer::send_async`](super::Producer::send_async). A send to a target makes one attempt; a selector closure

@@ -28,6 +28,7 @@ use crate::{
     net::{
         connection::{Alarm, Cancelled, Connection},
         deadline::Deadline,
+        meter::Judge,
         sync::Mutex,
         timer::TimerKey,
         waiter::{Outcome, Waiter},
@@ -236,7 +237,9 @@ impl AsyncSend {
                 return;
             }
             let step = plan.next(Instant::now(), route, aimed.as_ref());
+            let retried = plan.take_retried();
             drop(state);
+            self.shared.note_retry(retried);
             match step {
                 Step::Attempt { number, to, share } => {
                     let Some(connection) = self.shared.connections.live(&to.broker.address) else {
@@ -490,6 +493,10 @@ impl Waiter for AsyncSend {
         }
         self.drive();
     }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(attempt::judge)
+    }
 }
 
 impl Task for AsyncSend {
@@ -525,6 +532,9 @@ impl Closing {
             permit,
             _inside,
         } = self;
+        shared
+            .tally
+            .ended(outcome.as_ref().err().map(|failure| &failure.error));
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),

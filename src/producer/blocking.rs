@@ -24,6 +24,7 @@ use crate::{
     net::{
         connection::{Cancelled, Connection, Manner},
         deadline::Deadline,
+        meter::Judge,
         sync::channel,
         waiter::{Outcome, Waiter},
     },
@@ -59,6 +60,10 @@ impl Waiter for Counter {
         };
         // Full is impossible: the capacity covers all attempts of two sends. Disconnected means that nobody waits.
         drop(self.0.try_send(Arrival { ticket, verdict }));
+    }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(attempt::judge)
     }
 }
 
@@ -137,6 +142,7 @@ impl Sending<'_> {
         loop {
             match self.plan.next(Instant::now(), route, aimed) {
                 Step::Attempt { number, to, share } => {
+                    self.shared.note_retry(self.plan.take_retried());
                     if let Err(error) = self.begin(number, &to, share) {
                         self.failed(number, error);
                     }

@@ -14,6 +14,8 @@ mod plan;
 mod result;
 mod shared;
 mod shutdown;
+mod stats;
+mod tally;
 mod target;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -23,6 +25,10 @@ pub use builder::ProducerBuilder;
 pub use result::{SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::ShutdownReport;
+pub use stats::{
+    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
+    TopicStats,
+};
 pub use target::Target;
 
 use crate::{

@@ -18,7 +18,7 @@ use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
     code::ResponseCode,
     error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal},
-    net::deadline::Deadline,
+    net::{deadline::Deadline, meter::RetryReason},
 };
 
 /// With less time than this left, a further attempt would more likely make a copy than a success.
@@ -81,7 +81,14 @@ pub(super) struct SendPlan {
     /// Why no further attempt is made.
     stop: Option<&'static str>,
     done: bool,
+    /// Why an attempt that begins now follows another: that one's address and what happened there.
+    retry_of: Option<RetryOf>,
+    /// The same for the attempt that has just been begun, for the statistics.
+    retried: Option<RetryOf>,
 }
+
+/// The address of an attempt, and why it was followed by another.
+pub(super) type RetryOf = (Arc<str>, RetryReason);
 
 impl SendPlan {
     pub(super) fn new(rules: Rules, topic: Arc<str>, deadline: Deadline) -> Self {
@@ -93,6 +100,8 @@ impl SendPlan {
             stored: None,
             stop: None,
             done: false,
+            retry_of: None,
+            retried: None,
         }
     }
 
@@ -127,8 +136,20 @@ impl SendPlan {
         self.finish_step()
     }
 
+    /// Why the attempt that has just been begun follows another, if it does. Says so once.
+    pub(super) fn take_retried(&mut self) -> Option<RetryOf> {
+        self.retried.take()
+    }
+
+    fn note_end(&mut self, number: u32, reason: RetryReason) {
+        if let Some(to) = self.destination(number) {
+            self.retry_of = Some((Arc::clone(&to.broker.address), reason));
+        }
+    }
+
     /// The attempt was answered: the message is stored.
     pub(super) fn stored(&mut self, number: u32, result: SendResult, is_ok: bool) {
+        self.note_end(number, RetryReason::NotStoreOk);
         let index = position(number);
         if let Some(record) = self.records.get_mut(index) {
             record.state = RecordState::Stored;
@@ -141,6 +162,7 @@ impl SendPlan {
 
     /// The attempt failed.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
+        self.note_end(number, RetryReason::of(&error));
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
@@ -155,6 +177,7 @@ impl SendPlan {
 
     /// No answer came within the attempt's share.
     pub(super) fn overdue(&mut self, number: u32) {
+        self.note_end(number, RetryReason::Timeout);
         if let Some(record) = self.records.get_mut(position(number)) {
             if matches!(record.state, RecordState::Awaited) {
                 record.state = RecordState::Overdue;
@@ -262,6 +285,7 @@ impl SendPlan {
         } else {
             self.deadline.at()
         };
+        self.retried = self.retry_of.take();
         self.records.push(Record {
             to: to.clone(),
             began: now,

@@ -1,14 +1,15 @@
 //! What all handles, sends and threads of one producer share, and how it comes into being. Two producers share nothing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     permits::Permits,
-    plan::Rules,
+    plan::{RetryOf, Rules},
     shutdown::ShutdownReport,
+    tally::Tally,
 };
 use crate::{
     cluster::{
@@ -17,7 +18,7 @@ use crate::{
         routes::{Routes, TemplateTopic},
     },
     config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
-    error::Error,
+    error::{Error, Phase},
     message::names::TEMPLATE_TOPIC,
     net::{
         connection::ConnectionSettings, connections::Connections, sync::Mutex, timer::Timer, workers::Workers,
@@ -36,12 +37,15 @@ pub(crate) struct Shared {
     pub(super) client_id: Arc<str>,
     pub(super) default_region: Arc<str>,
     pub(super) ids: IdMaker,
+    pub(super) started: Instant,
+    pub(super) tally: Tally,
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Connections>,
+    pub(super) name_servers: Arc<NameServers>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
@@ -94,7 +98,7 @@ impl Shared {
             identity,
             intervals,
             Arc::clone(&connections),
-            name_servers,
+            Arc::clone(&name_servers),
             Arc::clone(&routes),
             Arc::clone(&timer),
         );
@@ -107,12 +111,15 @@ impl Shared {
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
+            started: Instant::now(),
+            tally: Tally::default(),
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             desks: Mutex::default(),
             workers: Workers::new(config.callback_threads),
             timer,
             connections,
+            name_servers,
             routes,
             housekeeping,
             shut_down: Mutex::new(None),
@@ -129,9 +136,32 @@ impl Shared {
         }
     }
 
+    /// An attempt is begun that follows another.
+    pub(super) fn note_retry(&self, retried: Option<RetryOf>) {
+        if let Some((address, reason)) = retried {
+            self.connections.meters.of(&address).retried(reason);
+        }
+    }
+
+    /// Counts an attempt that could not be begun, since there was no connection. All others are counted where their
+    /// connection is.
+    fn note_not_connected(&self, error: &Error) {
+        let (Error::Connect { address, .. }
+        | Error::Timeout {
+            phase: Phase::Connect,
+            target: address,
+            ..
+        }) = error
+        else {
+            return;
+        };
+        self.connections.meters.of(address).not_connected(error);
+    }
+
     /// An attempt failed: if that means that the route is out of date, it is looked up again in the background.
     pub(super) fn learn_from(&self, topic: &Arc<str>, error: &Error) {
         use crate::code::ResponseCode;
+        self.note_not_connected(error);
         let stale = match error {
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             Error::Refused { code, .. } => matches!(
