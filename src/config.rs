@@ -50,6 +50,9 @@ pub(crate) const ROUTE_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// `heartbeatBrokerInterval`. Brokers forget a producer after 120 s.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long a heartbeat may take at least (4.7.0 `mqClientApiTimeout`).
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Queues per broker of a topic that is created by its first message (`defaultTopicQueueNums`).
 pub(crate) const DEFAULT_TOPIC_QUEUE_NUMS: u32 = 4;
 
@@ -64,6 +67,13 @@ pub(crate) const LANGUAGE_CODE: u8 = 7;
 
 /// The highest code that `LanguageCode` of 5.5.0 knows.
 const LAST_LANGUAGE_CODE: u8 = 13;
+
+/// The pause before a busy broker is asked again: a tenth of the time that brokers let a send wait in their queue (200 ms)
+/// before they shed it.
+pub(crate) const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+
+/// The longest pause, so that a broker that is back is found within about a second.
+pub(crate) const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Codes after which another attempt may succeed: those of 4.7.0 (`sendDefaultImpl`) and what 5.x added
 /// (`retryResponseCodes`: 2 and 1500).
@@ -90,6 +100,22 @@ pub enum HeaderSerialization {
     Binary,
 }
 
+/// Whether a message that may be stored already is sent again. RocketMQ stores whatever it is sent, so a second copy is only
+/// avoided by not sending it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Redelivery {
+    /// A message whose outcome is unknown is sent again: it is stored at least once if any broker can be reached, and
+    /// maybe twice. What `DefaultMQProducer` does, and the default.
+    #[default]
+    AtLeastOnce,
+    /// Only what is certainly not stored is sent again: an attempt that never left as a whole, or that a broker refused. An
+    /// unknown outcome ends the send.
+    NoDuplicates,
+    /// Only what no broker has seen as a whole is sent again: even a refusal ends the send.
+    AtMostOnce,
+}
+
 /// The settings of a producer, as the builder collects them.
 #[derive(Clone, Debug)]
 pub(crate) struct ProducerConfig {
@@ -101,6 +127,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) retries: u32,
     pub(crate) async_retries: u32,
     pub(crate) retry_another_broker_when_not_store_ok: bool,
+    pub(crate) redelivery: Redelivery,
+    pub(crate) back_off: (Duration, Duration),
+    pub(crate) delivery_timeout: Option<Duration>,
     pub(crate) retry_response_codes: Arc<[ResponseCode]>,
     pub(crate) max_message_size: usize,
     pub(crate) max_properties_size: usize,
@@ -129,6 +158,9 @@ impl ProducerConfig {
             retries: RETRIES,
             async_retries: RETRIES,
             retry_another_broker_when_not_store_ok: false,
+            redelivery: Redelivery::default(),
+            back_off: (FIRST_BACK_OFF, LONGEST_BACK_OFF),
+            delivery_timeout: None,
             retry_response_codes: RETRY_RESPONSE_CODES.into(),
             max_message_size: MAX_MESSAGE_SIZE,
             max_properties_size: MAX_PROPERTIES_SIZE,
@@ -208,6 +240,23 @@ impl ProducerConfig {
             if value < least || value > most {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
             }
+        }
+        if self.back_off.0.is_zero() || self.back_off.0 > self.back_off.1 {
+            let (first, longest) = self.back_off;
+            return invalid(
+                "back_off",
+                format!("the first pause is {first:?} and the longest {longest:?}"),
+            );
+        }
+        if let Some(delivery) = self
+            .delivery_timeout
+            .filter(|delivery| *delivery < self.send_timeout)
+        {
+            let reason = format!(
+                "{delivery:?} is shorter than the send timeout of {:?}",
+                self.send_timeout
+            );
+            return invalid("delivery_timeout", reason);
         }
         if self.create_topic_key.trim().is_empty() {
             return invalid("create_topic_key", "the template topic is blank".to_owned());

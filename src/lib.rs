@@ -27,10 +27,10 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::HeaderSerialization;
+pub use config::{HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, BrokerStats, FailureCounts, LastError, Latency, NameServerStats, Producer, ProducerBuilder,
+    Aimed, BrokerStats, FailureCounts, Full, LastError, Latency, NameServerStats, Producer, ProducerBuilder,
     RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
 };

@@ -210,12 +210,12 @@ fn expected() -> impl Iterator<Item = (&'static str, usize)> {
 fn stored(cluster: &MockCluster) -> BTreeMap<(&'static str, usize), MockMessage> {
     let all = 3 * COUNT + BATCH;
     let wanted = u64::try_from(all).unwrap();
-    assert!(
-        cluster.wait_until(Duration::from_secs(20), |cluster| cluster.message_count(TOPIC)
-            >= wanted)
-    );
+    cluster.wait_until(Duration::from_secs(20), |cluster| {
+        cluster.message_count(TOPIC) >= wanted
+    });
     let messages = cluster.messages(TOPIC);
-    assert_eq!(messages.len(), all);
+    let seen: Vec<_> = messages.iter().map(way_and_number).collect();
+    assert_eq!(messages.len(), all, "{seen:?}");
     let messages: BTreeMap<_, _> = messages
         .into_iter()
         .map(|message| (way_and_number(&message), message))

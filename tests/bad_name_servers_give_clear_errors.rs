@@ -16,8 +16,9 @@ mod support;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -182,6 +183,29 @@ fn a_look_up_has_a_time_of_its_own() {
             asked.iter().all(|topic| topic == "orders"),
             "only an answer leads to the template topic, never silence: {asked:?}"
         );
+    });
+}
+
+#[test]
+fn a_name_server_that_has_gone_without_a_word_gets_a_new_connection() {
+    within(PATIENCE, || {
+        let broker = FakeServer::healthy_broker();
+        let route = route_body(&[("broker-a", broker.address())]);
+        let server = FakeServer::start(move |request, peer| {
+            if request.connection > 0 {
+                peer.answer(request, 0, &json!({}), &route);
+            }
+        });
+        let producer = producer_for(server.address())
+            .name_server_timeout(milliseconds(300))
+            .start()
+            .unwrap();
+        let error = producer.send(&message("orders")).expect_err("nobody answers");
+        assert_says(&error, &["time over", &server.address().to_string()]);
+        producer
+            .send(&message("orders"))
+            .expect("it is asked over a new connection");
+        assert_eq!(server.log(|log| log.accepted), 2);
     });
 }
 
@@ -447,11 +471,9 @@ fn many_senders_share_one_look_up() {
     within(PATIENCE, || {
         let broker = FakeServer::healthy_broker();
         let route = route_body(&[("broker-a", broker.address())]);
-        let held = Arc::new(Mutex::new(None));
-        let holding = Arc::clone(&held);
-        let name_server = FakeServer::start(move |request, peer| {
-            *holding.lock().unwrap() = Some((request.clone(), peer.clone()));
-        });
+        let (hold, held) = mpsc::channel();
+        let name_server =
+            FakeServer::start(move |request, peer| hold.send((request.clone(), peer.clone())).unwrap());
         let producer = producer_for(name_server.address()).start().unwrap();
         let senders: Vec<_> = (0..64)
             .map(|_| {
@@ -459,8 +481,7 @@ fn many_senders_share_one_look_up() {
                 thread::spawn(move || producer.send(&message("orders")))
             })
             .collect();
-        name_server.wait_until(PATIENCE, |log| log.count(GET_ROUTE) == 1);
-        let (request, peer) = held.lock().unwrap().take().expect("the look-up has come");
+        let (request, peer) = held.recv_timeout(PATIENCE).expect("the look-up comes");
         peer.answer(&request, 0, &json!({}), &route);
         for sender in senders {
             sender.join().unwrap().expect("the route is known");

@@ -269,7 +269,7 @@ fn users_get_four_dependencies_and_no_more() {
         let code = |path: PathBuf| code_lines(&read(&path)).join("\n");
         let is_used = sources(&root().join("src"))
             .into_iter()
-            .any(|path| code(path).contains(&format!("{used}::")));
+            .any(|path| code(path).contains(&used));
         assert!(is_used, "{name} is not used");
     }
 }

@@ -1,15 +1,13 @@
 //! One request with one continuation: how this room talks to servers without waiting for them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     code::ResponseCode,
     error::Error,
     net::{
         connection::{Alarm, Connection, Request, Waiting},
+        deadline::Deadline,
         sync::Mutex,
         waiter::{Outcome, Waiter},
     },
@@ -53,7 +51,7 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     timeout: Duration,
     then: impl FnOnce(Result<Answer, Error>) + Send + 'static,
 ) {
-    let until = Instant::now() + timeout;
+    let until = Deadline::after(timeout).at();
     let on_answer = Arc::new(OnAnswer(Mutex::new(Some(then))));
     let waiter: Arc<dyn Waiter> = Arc::<OnAnswer<_>>::clone(&on_answer);
     let waiting = Waiting {

@@ -16,6 +16,7 @@ use crate::{
     net::{
         connection::{Connection, Request},
         connections::Connections,
+        deadline::Deadline,
         sync::{AtomicBool, Ordering, channel},
         timer::Timer,
     },
@@ -24,9 +25,6 @@ use crate::{
         request::{heartbeat::encode_heartbeat, unregister::Unregister},
     },
 };
-
-/// How long a heartbeat may take (4.7.0 `mqClientApiTimeout`).
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
@@ -40,6 +38,9 @@ pub(crate) struct Identity {
 pub(crate) struct Intervals {
     pub(crate) route_refresh: Duration,
     pub(crate) heartbeat: Duration,
+    /// At least as long as a send waits: a connection on which a heartbeat hears nothing for so long is given up, and
+    /// with it the sends that wait there.
+    pub(crate) heartbeat_timeout: Duration,
 }
 
 pub(crate) struct Housekeeping {
@@ -158,7 +159,8 @@ impl Housekeeping {
             return;
         }
         let housekeeping = Arc::clone(self);
-        self.timer.at(Instant::now() + after, move || {
+        // `Deadline` knows what to do with an endless interval.
+        self.timer.at(Deadline::after(after).at(), move || {
             if !housekeeping.stopped.load(Ordering::Acquire) {
                 job(&housekeeping);
             }
@@ -184,7 +186,8 @@ impl Housekeeping {
             body: &self.heartbeat_body,
         };
         let address = Arc::clone(broker.address());
-        call(broker, request, HEARTBEAT_TIMEOUT, move |answer| match answer {
+        let timeout = self.intervals.heartbeat_timeout;
+        call(broker, request, timeout, move |answer| match answer {
             Ok(answer) if answer.code == ResponseCode::SUCCESS => log::trace!("heartbeat to {address}"),
             Ok(answer) => {
                 let remark = crate::error::printable(&answer.remark.unwrap_or_default());

@@ -1,7 +1,8 @@
 //! One look-up of a route: name server after name server, until one answers or the time is over. Driven by completions;
 //! nothing waits.
 //!
-//! 1. `step` numbers the server that is being asked. An event of an earlier step finds a later number and is dropped.
+//! 1. `step` numbers the server that is being asked. A failure of an earlier step finds a later number and is dropped; an
+//!    answer is one, from whichever server and however late.
 //! 2. The state is never locked while something is sent or called.
 
 use std::{
@@ -54,10 +55,14 @@ pub(super) struct Means {
     pub(super) timeout: Duration,
 }
 
+/// The connection that the server of a step has been asked on, and when.
+type Asked = (Arc<Connection>, Instant);
+
 struct Progress {
     step: usize,
     tried: Vec<Error>,
     alarm: Option<TimerKey>,
+    asked: Option<Asked>,
     then: Option<Then>,
 }
 
@@ -80,6 +85,7 @@ impl RouteQuery {
                 step: 0,
                 tried: Vec::new(),
                 alarm: None,
+                asked: None,
                 then: Some(then),
             }),
             means,
@@ -111,6 +117,11 @@ impl RouteQuery {
     }
 
     fn send(self: &Arc<Self>, step: usize, connection: &Arc<Connection>, share: Duration) {
+        let mut progress = self.progress.lock();
+        if progress.step == step {
+            progress.asked = Some((Arc::clone(connection), Instant::now()));
+        }
+        drop(progress);
         let query = Arc::clone(self);
         let address = Arc::clone(connection.address());
         let header = GetRoute {
@@ -138,14 +149,14 @@ impl RouteQuery {
             ResponseCode::SUCCESS => match RouteData::parse(&answer.body) {
                 Ok(data) => {
                     self.means.name_servers.answered(&address);
-                    self.finish(step, Found::Route(data));
+                    self.finish(Found::Route(data));
                 }
                 Err(error) => self.failed(step, protocol(format!("the topic route cannot be read: {error}"))),
             },
             ResponseCode::TOPIC_NOT_EXIST => {
                 self.means.name_servers.answered(&address);
                 let remark = answer.remark.unwrap_or_default();
-                self.finish(step, Found::Unknown { address, remark });
+                self.finish(Found::Unknown { address, remark });
             }
             code => self.failed(step, Error::refused(&address, code, answer.remark.as_deref())),
         }
@@ -156,48 +167,57 @@ impl RouteQuery {
             .servers
             .get(step)
             .map_or_else(|| Arc::clone(&self.topic), Arc::clone);
-        self.failed(
-            step,
-            Error::Timeout {
-                phase: Phase::Route,
-                target,
-                waited,
-                written: Written::Nothing,
-            },
-        );
+        let error = Error::Timeout {
+            phase: Phase::Route,
+            target,
+            waited,
+            written: Written::Nothing,
+        };
+        let Some(asked) = self.leave(step, error) else {
+            return;
+        };
+        // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
+        // since dialling took so long, has not had its chance yet.
+        if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
+            connection.give_up_if_silent(since.elapsed().mul_f32(0.9));
+        }
+        self.ask(step + 1);
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
+        if self.leave(step, error).is_some() {
+            self.ask(step + 1);
+        }
+    }
+
+    /// Ends a step and gives back what was asked in it. `None` if it has been over before.
+    fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
         let mut progress = self.progress.lock();
         if progress.step != step || progress.then.is_none() {
-            return;
+            return None;
         }
         progress.step += 1;
         progress.tried.push(error);
+        let asked = progress.asked.take();
         let alarm = progress.alarm.take();
         drop(progress);
         if let Some(alarm) = alarm {
             self.means.timer.cancel(alarm);
         }
-        self.ask(step + 1);
+        Some(asked)
     }
 
     fn give_up(&self) {
         let tried = std::mem::take(&mut self.progress.lock().tried);
-        self.finish(
-            self.servers.len(),
-            Found::Nothing {
-                tried,
-                waited: self.deadline.waited(),
-            },
-        );
+        self.finish(Found::Nothing {
+            tried,
+            waited: self.deadline.waited(),
+        });
     }
 
-    fn finish(&self, step: usize, found: Found) {
+    /// Only the first call counts.
+    fn finish(&self, found: Found) {
         let mut progress = self.progress.lock();
-        if progress.step != step {
-            return;
-        }
         let alarm = progress.alarm.take();
         let then = progress.then.take();
         drop(progress);

@@ -1,6 +1,6 @@
 //! Topic -> route. Looks up what is unknown, once however many ask, and refreshes what is known.
 //!
-//! 1. The lock is never held while something is sent or called.
+//! 1. The lock is never held while something is sent, called or logged: loggers are the user's code.
 //! 2. At most one look-up per topic is under way. Whoever needs its result leaves a continuation, which is called exactly
 //!    once and must not block.
 //! 3. A refresh that fails keeps the old route: sends go on while all name servers are down.
@@ -28,9 +28,13 @@ use crate::{
     wire::request::route::RouteData,
 };
 
-/// A name server that has just been restarted knows nothing for a while: a known route survives so many refreshes in a
-/// row that find the topic unknown.
+/// A name server that has just been restarted knows nothing for a while: a known route is given up when so many refreshes
+/// by the clock in a row find the topic unknown. Refreshes that failed sends ask for do not count, since they come as
+/// quickly as sends fail.
 const UNKNOWN_REFRESHES: u32 = 3;
+
+/// Failed sends have a topic looked up at most so often.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 /// A topic is forgotten after so many refreshes without a send: ten minutes.
 const IDLE_REFRESHES: u32 = 20;
@@ -45,6 +49,10 @@ struct Topic {
     waiting: Vec<RouteContinuation>,
     /// A look-up is under way.
     asking: bool,
+    /// It was asked for by the clock.
+    by_clock: bool,
+    /// When the latest look-up was begun.
+    asked: Instant,
     unknown_refreshes: u32,
     used: AtomicBool,
     idle_refreshes: u32,
@@ -124,7 +132,7 @@ impl Routes {
             return then(Ok(route));
         }
         entry.waiting.push(then);
-        let start = !std::mem::replace(&mut entry.asking, true);
+        let start = entry.begin();
         drop(table);
         if start {
             self.look_up(topic);
@@ -170,10 +178,8 @@ impl Routes {
     /// Looks a known topic up again in the background, for example because a broker of its route is gone.
     pub(crate) fn refresh(self: &Arc<Self>, topic: &Arc<str>) {
         let mut table = self.table.lock();
-        let start = match table.topics.get_mut(topic) {
-            Some(entry) => !std::mem::replace(&mut entry.asking, true),
-            None => false,
-        };
+        let entry = table.topics.get_mut(topic);
+        let start = entry.is_some_and(|entry| entry.asked.elapsed() >= REFRESH_PAUSE && entry.begin());
         drop(table);
         if start {
             self.look_up(topic);
@@ -184,10 +190,16 @@ impl Routes {
     pub(crate) fn refresh_all(self: &Arc<Self>) {
         let mut table = self.table.lock();
         table.topics.retain(|_, topic| topic.is_wanted());
-        let topics: Vec<_> = table.topics.keys().map(Arc::clone).collect();
+        let mut to_ask = Vec::new();
+        for (name, topic) in &mut table.topics {
+            topic.by_clock = true;
+            if topic.begin() {
+                to_ask.push(Arc::clone(name));
+            }
+        }
         drop(table);
-        for topic in &topics {
-            self.refresh(topic);
+        for topic in &to_ask {
+            self.look_up(topic);
         }
     }
 
@@ -308,12 +320,13 @@ impl Routes {
         };
         entry.asking = false;
         let waiting = std::mem::take(&mut entry.waiting);
-        let result = entry.take_in(topic, outcome);
+        let (result, change) = entry.take_in(outcome);
         if result.is_err() && entry.route.is_none() {
             // Asked for again when somebody sends again, not by the clock.
             table.topics.remove(topic);
         }
         drop(table);
+        change.log(topic);
         for then in waiting {
             then(result.clone());
         }
@@ -327,6 +340,8 @@ impl Topic {
             confirmed: Instant::now(),
             waiting: Vec::new(),
             asking: false,
+            by_clock: false,
+            asked: Instant::now(),
             unknown_refreshes: 0,
             used: AtomicBool::new(true),
             idle_refreshes: 0,
@@ -340,58 +355,78 @@ impl Topic {
         self.idle_refreshes < IDLE_REFRESHES
     }
 
-    /// The old route, if it is better kept: the topic was there a moment ago and is unknown now, which more likely means
-    /// that the name server has just been restarted.
-    fn outliving(&self, new: &TopicRoute) -> Option<Arc<TopicRoute>> {
-        let old = self
-            .route
-            .as_ref()
-            .filter(|old| new.from_template && !old.from_template)?;
-        if self.unknown_refreshes + 1 < UNKNOWN_REFRESHES {
-            Some(Arc::clone(old))
-        } else {
-            None
+    /// Notes that a look-up begins. False if one is under way.
+    fn begin(&mut self) -> bool {
+        if self.asking {
+            return false;
         }
+        self.asking = true;
+        self.asked = Instant::now();
+        true
     }
 
-    fn take_in(&mut self, topic: &str, outcome: Outcome) -> Result<Arc<TopicRoute>, Error> {
-        match outcome {
-            Outcome::Route(route) => {
-                self.confirmed = Instant::now();
-                if let Some(old) = self.outliving(&route) {
-                    self.unknown_refreshes += 1;
-                    return Ok(old);
-                }
-                if self.route.as_ref().is_none_or(|old| !old.is_same(&route)) {
-                    let (queues, brokers) = (route.queues.len(), route.brokers.len());
-                    log::info!("topic {topic}: the route has {queues} queues on {brokers} brokers");
-                }
+    /// Whether the known route is kept although the topic is unknown now. That more likely means that the name server
+    /// has just been restarted than that the topic is gone.
+    fn outlives_unknown(&mut self) -> bool {
+        self.unknown_refreshes += u32::from(self.by_clock);
+        self.unknown_refreshes < UNKNOWN_REFRESHES
+    }
+
+    /// Takes in what a look-up ended with, and says what those are told who wait for it.
+    fn take_in(&mut self, outcome: Outcome) -> (Result<Arc<TopicRoute>, Error>, Change) {
+        if matches!(outcome, Outcome::Route(_)) {
+            self.confirmed = Instant::now();
+        }
+        let known = self.route.clone();
+        let result = match (outcome, known) {
+            // The topic is not what is known, but what it would become if it did not exist.
+            (Outcome::Route(new), Some(old))
+                if new.from_template && !old.from_template && self.outlives_unknown() =>
+            {
+                (Ok(old), Change::None)
+            }
+            (Outcome::Route(new), old) => {
+                let is_same = old.is_some_and(|old| old.is_same(&new));
+                let change = if is_same {
+                    Change::None
+                } else {
+                    Change::New(new.queues.len(), new.brokers.len())
+                };
+                let new = Arc::new(new);
                 self.unknown_refreshes = 0;
-                let route = Arc::new(route);
-                self.route = Some(Arc::clone(&route));
-                Ok(route)
+                self.route = Some(Arc::clone(&new));
+                (Ok(new), change)
             }
-            Outcome::Unknown(error) => {
-                self.unknown_refreshes += 1;
-                match self.route.take() {
-                    Some(route) if self.unknown_refreshes < UNKNOWN_REFRESHES => {
-                        self.route = Some(Arc::clone(&route));
-                        Ok(route)
-                    }
-                    Some(_) => {
-                        log::warn!("topic {topic}: the route is given up: {error}");
-                        Err(error)
-                    }
-                    None => Err(error),
-                }
+            (Outcome::Unknown(_), Some(old)) if self.outlives_unknown() => (Ok(old), Change::None),
+            (Outcome::Unknown(error), Some(_)) => {
+                self.route = None;
+                (Err(error.clone()), Change::GivenUp(error))
             }
-            Outcome::Failed(error) => match &self.route {
-                Some(route) => {
-                    log::debug!("topic {topic}: the old route is kept: {error}");
-                    Ok(Arc::clone(route))
-                }
-                None => Err(error),
-            },
+            (Outcome::Failed(error), Some(old)) => (Ok(old), Change::Kept(error)),
+            (Outcome::Unknown(error) | Outcome::Failed(error), None) => (Err(error), Change::None),
+        };
+        self.by_clock = false;
+        result
+    }
+}
+
+/// What a look-up changed, for the log.
+enum Change {
+    None,
+    New(usize, usize),
+    Kept(Error),
+    GivenUp(Error),
+}
+
+impl Change {
+    fn log(&self, topic: &str) {
+        match self {
+            Self::None => {}
+            Self::New(queues, brokers) => {
+                log::info!("topic {topic}: the route has {queues} queues on {brokers} brokers");
+            }
+            Self::Kept(error) => log::debug!("topic {topic}: the old route is kept: {error}"),
+            Self::GivenUp(error) => log::warn!("topic {topic}: the route is given up: {error}"),
         }
     }
 }
@@ -412,3 +447,7 @@ fn random_start() -> usize {
     use std::hash::{BuildHasher, RandomState};
     usize::try_from(RandomState::new().hash_one(0_u8) & 0xFFFF).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

@@ -93,6 +93,8 @@ pub enum Phase {
     Reply,
     /// For a pause before the next attempt to be over.
     BackOff,
+    /// For the ordered messages before it in the same queue.
+    Order,
 }
 
 impl fmt::Display for Phase {
@@ -104,6 +106,7 @@ impl fmt::Display for Phase {
             Self::Write => "writing the request",
             Self::Reply => "waiting for the reply",
             Self::BackOff => "pausing before the next attempt",
+            Self::Order => "waiting behind the ordered messages before it",
         })
     }
 }

@@ -99,6 +99,12 @@ pub enum Error {
     Failed(Box<FailedSend>),
     /// The producer is shut down, or was shut down before the send could be attempted.
     ShutDown,
+    /// An ordered message before this one in the same queue ended without a verdict, so whether this one may follow cannot be
+    /// told. It has not been sent.
+    OrderEnded {
+        /// The queue whose order ended, as `topic@broker#id`.
+        queue: Arc<str>,
+    },
     /// The operating system refused a thread.
     Thread {
         /// What the thread was for.
@@ -120,6 +126,7 @@ impl Error {
             | Self::NoRoute { .. }
             | Self::Connect { .. }
             | Self::ShutDown
+            | Self::OrderEnded { .. }
             | Self::Thread { .. } => Delivery::NotStored,
             Self::ConnectionLost { written, .. }
             | Self::Timeout { written, .. }
@@ -145,6 +152,17 @@ impl Error {
             Self::Failed(failed) => failed.last_error().is_some_and(Self::is_timeout),
             _ => false,
         }
+    }
+
+    /// Whether the cluster may get over it, without anything being changed here.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::NameServersUnreachable { .. }
+                | Self::NoRoute { .. }
+                | Self::Timeout { .. }
+                | Self::Connect { .. }
+        )
     }
 
     /// The attempts of a failed send, none if it failed before the first.
@@ -242,6 +260,10 @@ impl fmt::Display for Error {
             }
             Self::Failed(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),
+            Self::OrderEnded { queue } => write!(
+                f,
+                "not sent: the outcome of an ordered message before it in queue {queue} is unknown, which ends the order"
+            ),
             Self::Thread { purpose, source } => write!(f, "cannot start a thread for {purpose}: {source}"),
         }
     }

@@ -86,7 +86,7 @@ impl MockMessage {
             body: record.body().to_vec(),
             tags: find(property::TAGS).map(str::to_owned),
             keys: find(property::KEYS).map_or_else(Vec::new, |keys| {
-                keys.split(' ')
+                keys.split(property::KEY_SEPARATOR)
                     .filter(|key| !key.is_empty())
                     .map(str::to_owned)
                     .collect()

@@ -33,6 +33,8 @@
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
 //! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
 //! - A broker does not close a connection that sends no heartbeat.
+//! - A batch of more than about 30 000 messages is stored, but its answer is over this library's limit for headers:
+//!   the connection is closed instead.
 
 // Imports `wire`, `message` and `code` only: what tests the client must not be built from it.
 

@@ -20,9 +20,6 @@ use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
 use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
 
-/// Wait until the message is flushed and replicated (`MessageConst.PROPERTY_WAIT_STORE_MSG_OK`).
-const WAIT: &str = "WAIT";
-
 /// The cluster that stored a message (`MessageConst.PROPERTY_CLUSTER`).
 const CLUSTER: &str = "CLUSTER";
 
@@ -295,7 +292,7 @@ fn append<'a>(own: &'a str, more: &str) -> Cow<'a, str> {
     if more.is_empty() {
         return Cow::Borrowed(own);
     }
-    let separator = properties::PROPERTY_SEPARATOR;
+    let separator = property::PROPERTY_SEPARATOR;
     let needs_separator = !own.is_empty() && !own.ends_with(separator);
     let mut all = String::with_capacity(own.len() + more.len() + 1);
     all.push_str(own);
@@ -320,7 +317,7 @@ fn stored_properties<'a>(
             let mut list = properties::parse(sent, version.reading_rules());
             set(&mut list, CLUSTER, CLUSTER_NAME);
             // It waits as asked, and saves the nine bytes.
-            list.retain(|property| property.0 != WAIT);
+            list.retain(|property| property.0 != property::WAIT);
             (Cow::Owned(encode(version, &list)), None)
         }
         ServerVersion::V5_5_0 => {

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
-    in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicU64, Mutex, Ordering},
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     code::{RequestCode, ResponseCode},
-    error::{Error, Phase, Written, printable},
+    error::{Error, Phase, Written},
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
@@ -41,8 +41,8 @@ pub(crate) struct ConnectionSettings {
     pub(crate) serialization: Serialization,
     /// Requests that may wait for their reply at once.
     pub(crate) in_flight_limit: usize,
-    /// A connection that has received nothing for so long after a request is given up: its peer may be gone without a
-    /// word.
+    /// A connection that has received nothing for so long since it was asked something is given up when a request gets no
+    /// answer: its peer may be gone without a word.
     pub(crate) half_open_after: Duration,
 }
 
@@ -52,17 +52,6 @@ pub(crate) trait Events: Send + Sync {
     fn alarm_set(&self, at: Instant);
     /// The connection has ended. Called once, before its waiters are told.
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug)]
-pub(crate) enum EndCause {
-    /// The operating system or the peer ended it.
-    Io(Arc<io::Error>),
-    /// The peer sent something that is not the protocol.
-    Protocol(Arc<str>),
-    /// The producer closed it.
-    Closed,
 }
 
 /// A request to send.
@@ -107,8 +96,8 @@ pub(crate) struct Connection {
     outgoing: Outgoing,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
-    /// Microseconds since `epoch` when a byte came last.
-    received: AtomicU64,
+    /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
+    unheard_since: AtomicMoment,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -144,7 +133,7 @@ impl Connection {
             settings,
             events,
             cause: OnceLock::new(),
-            received: AtomicU64::new(0),
+            unheard_since: AtomicMoment::new(Moment::NEVER),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -184,15 +173,16 @@ impl Connection {
         self.outgoing.unwritten_bytes()
     }
 
+    /// Whether nothing is on its way, in either direction.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
     /// How a request is handed over by someone who must not wait.
     pub(crate) fn immediately(&self) -> Manner {
         Manner::Immediate {
             alone: self.in_flight.waiting() == 0,
         }
-    }
-
-    pub(crate) fn oneway_unwritten(&self) -> usize {
-        self.outgoing.oneway_unwritten()
     }
 
     /// Blocks until all frames are written, the connection has ended, or `until` is over.
@@ -208,10 +198,11 @@ impl Connection {
         waiting: &Waiting<'_>,
         manner: Manner,
     ) -> Result<i32, Error> {
-        let now = Instant::now();
+        let began = Instant::now();
         let mut opaque = 0;
         let is_attempt = waiting.waiter.judge().is_some();
         let next = self.outgoing.append(manner, request.body.len(), |out| {
+            let now = Instant::now();
             opaque = self
                 .in_flight
                 .register(waiting.waiter, waiting.ticket, waiting.alarm, now)
@@ -235,6 +226,7 @@ impl Connection {
             if is_attempt {
                 self.meter.begun();
             }
+            self.unheard_since.set_if_never(Moment::new(self.epoch, now));
             Ok(Some(opaque))
         });
         match next {
@@ -246,7 +238,7 @@ impl Connection {
                 Ok(opaque)
             }
             Err(rejected) => {
-                let error = self.rejection(rejected, now);
+                let error = self.rejection(rejected, began);
                 if is_attempt && !matches!(error, Error::InvalidMessage { .. }) {
                     self.meter.turned_away(&error);
                 }
@@ -295,7 +287,9 @@ impl Connection {
         let written = self.outgoing.withdraw(opaque);
         let waited = entry.registered.until(Moment::new(self.epoch, Instant::now()));
         self.count_unanswered(&entry, &self.timeout(written, waited));
-        self.suspect(&entry, written);
+        if written == Written::All {
+            self.suspect();
+        }
         Cancelled::Waiting(written)
     }
 
@@ -306,15 +300,23 @@ impl Connection {
 
     /// Tells those whose time is over.
     pub(crate) fn look_at_alarms(self: &Arc<Self>, now: Instant) {
-        for due in self.in_flight.due(now) {
+        let due = self.in_flight.due(now);
+        // All are withdrawn before the first is told, so that what the first does about it spoils no other's verdict.
+        let withdraw = |due: &Due| match due {
+            Due::Share(..) => None,
+            Due::Over(entry) => Some(self.outgoing.withdraw(entry.opaque)),
+        };
+        let written: Vec<_> = due.iter().map(withdraw).collect();
+        if written.contains(&Some(Written::All)) {
+            self.suspect();
+        }
+        for (due, written) in due.into_iter().zip(written) {
             match due {
                 Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue),
                 Due::Over(entry) => {
-                    let written = self.outgoing.withdraw(entry.opaque);
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
-                    let error = self.timeout(written, waited);
+                    let error = self.timeout(written.unwrap_or(Written::All), waited);
                     self.count_unanswered(&entry, &error);
-                    self.suspect(&entry, written);
                     entry.waiter.complete(entry.ticket, Outcome::Failed(error));
                 }
             }
@@ -450,24 +452,33 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return EndCause::Io(Arc::new(error)),
             };
-            let elapsed = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.received.store(elapsed, Ordering::Relaxed);
             buffer.filled(count);
+            // One look at the clock for all frames of one read.
+            let received = Moment::new(self.epoch, Instant::now());
+            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        if let Err(error) = self.take_in(&frame) {
+                        has_heard = true;
+                        if let Err(error) = self.take_in(&frame, received) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
             }
+            // Half an answer is none: its rest may never come.
+            if has_heard {
+                self.unheard_since.set(Moment::NEVER);
+            }
+            if buffer.is_within_frame() {
+                self.unheard_since.set_if_never(received);
+            }
         }
     }
 
-    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>) -> Result<(), WireError> {
+    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>, received: Moment) -> Result<(), WireError> {
         let header = frame.header()?;
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
@@ -484,8 +495,6 @@ impl Connection {
             return Ok(());
         };
         if let Some(judge) = entry.waiter.judge() {
-            // The time of the last read: no clock is asked for every reply.
-            let received = Moment::from_micros(self.received.load(Ordering::Relaxed));
             let took = entry.registered.until(received);
             self.meter.answered(judge, &self.address, &header, took);
         }
@@ -536,23 +545,21 @@ impl Connection {
         }
     }
 
-    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came since it
-    /// was written, the connection is given up, and the next send gets a new one.
-    fn suspect(&self, entry: &Entry, written: Written) {
+    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came for long
+    /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
+    /// the writer's business.
+    fn suspect(&self) {
+        self.give_up_if_silent(self.settings.half_open_after);
+    }
+
+    /// Gives the connection up if no frame has come for so long although something was asked.
+    pub(crate) fn give_up_if_silent(&self, patience: Duration) {
         let now = Moment::new(self.epoch, Instant::now());
-        let waited = entry.registered.until(now);
-        let heard = self.received.load(Ordering::Relaxed);
-        let heard_since = Moment::from_micros(heard) >= entry.registered;
-        if written == Written::All
-            && waited >= self.settings.half_open_after
-            && !heard_since
-            && self.is_live()
-        {
-            let reason = format!("no byte came for {waited:.1?} after a request, so the peer may be gone");
-            self.end(
-                EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, reason))),
-                false,
-            );
+        let silent = self.unheard_since.get().until(now);
+        if silent >= patience && self.is_live() && !self.outgoing.is_stalled() {
+            let reason = format!("no byte came for {silent:.1?} after a request, so the peer may be gone");
+            let source = io::Error::new(io::ErrorKind::TimedOut, reason);
+            self.end(EndCause::Io(Arc::new(source)), false);
         }
     }
 
@@ -572,14 +579,14 @@ impl Connection {
         self.events.ended(self, cause, oneway);
         if !matches!(cause, EndCause::Closed) {
             self.meter
-                .remember(self.lost(cause, Written::Nothing, self.epoch.elapsed()));
+                .remember(cause.error(&self.address, Written::Nothing, self.epoch.elapsed()));
         }
         let now = Moment::new(self.epoch, Instant::now());
         for entry in entries {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
-            let error = self.lost(cause, written, entry.registered.until(now));
+            let error = cause.error(&self.address, written, entry.registered.until(now));
             self.count_unanswered(&entry, &error);
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
         }
@@ -591,38 +598,12 @@ impl Connection {
         }
     }
 
-    fn lost(&self, cause: &EndCause, written: Written, waited: Duration) -> Error {
-        let address = Arc::clone(&self.address);
-        match cause {
-            EndCause::Io(source) => Error::ConnectionLost {
-                address,
-                written,
-                waited,
-                source: Arc::clone(source),
-            },
-            EndCause::Protocol(reason) => Error::Protocol {
-                address,
-                written,
-                reason: printable(reason).into(),
-            },
-            EndCause::Closed => {
-                let source = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by this producer");
-                Error::ConnectionLost {
-                    address,
-                    written,
-                    waited,
-                    source: Arc::new(source),
-                }
-            }
-        }
-    }
-
     fn rejection(&self, rejected: Rejected<Unwritten>, since: Instant) -> Error {
         let waited = since.elapsed();
         match rejected {
             Rejected::Ended | Rejected::Frame(Unwritten::Ended) => {
                 let cause = self.cause.get().unwrap_or(&EndCause::Closed);
-                self.lost(cause, Written::Nothing, waited)
+                cause.error(&self.address, Written::Nothing, waited)
             }
             Rejected::NoRoom | Rejected::Frame(Unwritten::Full) => self.timeout(Written::Nothing, waited),
             Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage {

@@ -139,12 +139,12 @@ impl Connections {
         })
     }
 
-    /// Closes the connections to addresses that `keep` does not want.
+    /// Closes the connections to addresses that `keep` does not want, unless something is still on its way there.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
         let unwanted: Vec<_> = self
             .all()
             .into_iter()
-            .filter(|connection| !keep(connection.address()))
+            .filter(|connection| !keep(connection.address()) && connection.is_idle())
             .collect();
         for connection in unwanted {
             log::info!(
@@ -283,6 +283,10 @@ impl Connections {
                     .slots
                     .insert(Arc::clone(address), Slot::Live(Arc::clone(&connection)));
                 drop(state);
+                // What was asked for before the connection was in the table, the timer has not seen.
+                if let Some(alarm) = connection.next_alarm() {
+                    self.timer.wake_by(alarm);
+                }
                 if !connection.is_live() {
                     // It ended before it was in the table: what it did then did not find it there.
                     self.forget(&connection);

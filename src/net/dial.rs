@@ -6,16 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::deadline::Deadline;
+
 /// Resolves `address` anew and tries everything it resolves to, in turn, within `timeout` apart from the resolver's own
 /// time. Blocks.
 pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    let until = Instant::now() + timeout;
+    let deadline = Deadline::after(timeout);
     let mut last_error = None;
     for (tried, candidate) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         // What is left is shared out, so that one address that drops packets leaves time for the next.
-        let share = until.saturating_duration_since(Instant::now()) / left;
+        let share = deadline.remaining(Instant::now()) / left;
         match TcpStream::connect_timeout(candidate, share.max(Duration::from_millis(1))) {
             Ok(stream) => return Ok(stream),
             Err(error) => last_error = Some(error),

@@ -4,6 +4,7 @@ pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;
 mod dial;
+mod end_cause;
 pub(crate) mod histogram;
 mod in_flight;
 pub(crate) mod meter;

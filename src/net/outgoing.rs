@@ -40,6 +40,19 @@ struct Frame {
     end: u64,
 }
 
+impl Frame {
+    /// How much of it lies before a position.
+    fn written(&self, position: u64) -> Written {
+        if self.end <= position {
+            Written::All
+        } else if self.start < position {
+            Written::Part
+        } else {
+            Written::Nothing
+        }
+    }
+}
+
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a fact of its own; the combinations are used"
@@ -62,7 +75,8 @@ struct State {
     stalled: bool,
     /// When a byte was taken last, or when the oldest of these bytes came into an empty buffer.
     moved: Instant,
-    ended: bool,
+    /// Set when the connection has ended: up to there the frames may have been written.
+    ended: Option<u64>,
 }
 
 /// Bytes in a writer's hands.
@@ -143,7 +157,7 @@ impl Outgoing {
             writer_is_parked: false,
             stalled: false,
             moved: Instant::now(),
-            ended: false,
+            ended: None,
         };
         Self {
             state: Mutex::new(state),
@@ -167,7 +181,7 @@ impl Outgoing {
         if let Manner::Blocking { until } | Manner::Queued { until } = manner {
             self.wait_for_room(&mut state, size, until)?;
         }
-        if state.ended {
+        if state.ended.is_some() {
             return Err(Rejected::Ended);
         }
         let was_idle = state.frames.is_empty();
@@ -203,7 +217,7 @@ impl Outgoing {
         until: Instant,
     ) -> Result<(), Rejected<E>> {
         // A frame that is larger than the whole buffer is let in when the buffer is empty.
-        while !state.ended && !state.frames.is_empty() && state.held() + size > OUTGOING_LIMIT {
+        while state.ended.is_none() && !state.frames.is_empty() && state.held() + size > OUTGOING_LIMIT {
             if self.progress.wait_until(state, until).timed_out() {
                 return Err(Rejected::NoRoom);
             }
@@ -261,7 +275,7 @@ impl Outgoing {
     fn next_piece(&self) -> Option<Piece> {
         let mut state = self.state.lock();
         loop {
-            if state.ended {
+            if state.ended.is_some() {
                 return None;
             }
             if let Some(piece) = state.left_over.take() {
@@ -279,7 +293,7 @@ impl Outgoing {
     /// The peer took nothing for a tick: what is not begun goes back, where its owner can withdraw it.
     fn stall(&self, piece: &mut Piece) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended.is_some() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let waited = state.moved.elapsed();
@@ -300,6 +314,9 @@ impl Outgoing {
         let Some(index) = state.frames.iter().position(|frame| frame.opaque == Some(opaque)) else {
             return Written::All;
         };
+        if let (Some(known), Some(frame)) = (state.ended, state.frames.get(index)) {
+            return frame.written(known);
+        }
         let withdrawn = state.withdraw(index);
         drop(state);
         if withdrawn {
@@ -313,24 +330,19 @@ impl Outgoing {
     /// a system call may be under way, and what it holds counts as written.
     pub(super) fn end(&self, by_writer: bool) -> Remains {
         let mut state = self.state.lock();
-        state.ended = true;
         let known = if by_writer || !state.writing || state.left_over.is_some() {
             state.written
         } else {
             state.taken
         };
+        state.ended = Some(known);
         let mut remains = Remains {
             unfinished: Vec::new(),
             oneway: 0,
         };
-        for frame in std::mem::take(&mut state.frames) {
-            let written = if frame.end <= known {
-                Written::All
-            } else if frame.start < known {
-                Written::Part
-            } else {
-                Written::Nothing
-            };
+        // They stay in the list, for those who give up at the same time and ask for theirs.
+        for frame in &state.frames {
+            let written = frame.written(known);
             match frame.opaque {
                 Some(opaque) => remains.unfinished.push((opaque, written)),
                 None => remains.oneway += usize::from(written != Written::All),
@@ -344,14 +356,15 @@ impl Outgoing {
         remains
     }
 
-    /// Frames that nobody waits for and that are not fully written.
-    pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state
-            .lock()
-            .frames
-            .iter()
-            .filter(|frame| frame.opaque.is_none())
-            .count()
+    /// Whether everything is written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().frames.is_empty()
+    }
+
+    /// Whether the peer has taken nothing for a whole tick although there is something to take.
+    pub(super) fn is_stalled(&self) -> bool {
+        let state = self.state.lock();
+        !state.frames.is_empty() && (state.stalled || state.left_over.is_some())
     }
 
     /// Bytes that are not written.
@@ -362,7 +375,7 @@ impl Outgoing {
     /// Waits until everything is written, the connection has ended, or `until` is over.
     pub(super) fn wait_until_written(&self, until: Instant) {
         let mut state = self.state.lock();
-        while !state.ended && !state.frames.is_empty() {
+        while state.ended.is_none() && !state.frames.is_empty() {
             if self.progress.wait_until(&mut state, until).timed_out() {
                 return;
             }

@@ -2,11 +2,13 @@
 //!
 //! 1. It starts things and never waits for one: jobs must not block and run no user code.
 //! 2. It sleeps until the next thing is due. [`Timer::wake_by`] costs one atomic load unless that is earlier.
-//! 3. Jobs that are still there when the timer stops are run at once, so that whatever waits for one can end.
+//! 3. It outlives a panic of what it runs: nobody would be told of a missed alarm.
+//! 4. Jobs that are still there when the timer stops are run at once, so that whatever waits for one can end.
 
 use std::{
     collections::BTreeMap,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -16,6 +18,9 @@ use super::sync::{AtomicU64, Condvar, Mutex, Ordering};
 
 /// The timer looks around at least so often, whatever it is told.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// After a panic it looks again so soon: what was not looked at may be due.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -132,9 +137,12 @@ impl Timer {
             // From here on whoever wants to be looked at says so.
             self.wakes_at.store(u64::MAX, Ordering::SeqCst);
             for job in self.due() {
-                job();
+                caught(job);
             }
-            let next_look = look(Instant::now());
+            let next_look = match caught(|| look(Instant::now())) {
+                Some(next_look) => next_look,
+                None => Some(Instant::now() + AFTER_PANIC),
+            };
             if !self.sleep_until(next_look) {
                 return;
             }
@@ -178,6 +186,14 @@ impl Timer {
     fn since_epoch(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
+}
+
+fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        log::error!("a job of the timer panicked; the timer goes on");
+    }
+    result.ok()
 }
 
 #[cfg(test)]

@@ -6,25 +6,24 @@
 //! 3. Whoever finds the plan at its end finishes the send, once: gives up what is open and hands it to a worker, which
 //!    runs the user's closure.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     attempt::{self, Prepared},
     choose,
     gate::Inside,
+    lanes::{self, Turn},
+    options::Options,
     permits::Permit,
     plan::{Destination, SendPlan, Step},
-    result::{SendFailure, SendResult, SendStatus},
+    result::{Full, SendFailure, SendResult, SendStatus},
     shared::Shared,
     target::Aim,
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
     error::{Error, Phase, Written},
-    message::Message,
+    message::{Message, MessageQueue},
     net::{
         connection::{Alarm, Cancelled, Connection},
         deadline::Deadline,
@@ -50,7 +49,15 @@ struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parked {
     ForRoute,
-    ForConnection { number: u32 },
+    /// For the ordered messages before it.
+    ForTurn,
+    ForConnection {
+        number: u32,
+    },
+    /// For nothing but time, before it looks for the route again.
+    BeforeRoute,
+    /// For nothing but time, before the next attempt.
+    BeforeAttempt,
 }
 
 struct State {
@@ -59,6 +66,8 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
+    /// The right to send to an ordered queue, held until the outcome is known.
+    turn: Option<Turn>,
     finished: bool,
     outcome: Option<Result<SendResult, Error>>,
     /// What the closure needs; taken by the worker that runs it.
@@ -75,19 +84,14 @@ pub(super) struct AsyncSend {
     shared: Arc<Shared>,
     prepared: Prepared,
     aim: Option<Aim>,
+    is_ordered: bool,
     state: Mutex<State>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
 /// called here. Blocks for a permit, and for the route if a selector has to choose.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    message: Message,
-    aim: Option<&Aim>,
-    timeout: Duration,
-    on_done: OnDone,
-) {
-    let deadline = Deadline::after(timeout);
+pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on_done: OnDone) {
+    let deadline = options.deadline(&shared.config);
     if let Err(error) = shared.workers.ensure_one() {
         let source = Arc::new(error);
         return on_done(Err(SendFailure::new(
@@ -98,67 +102,119 @@ pub(super) fn send(
             },
         )));
     }
-    let (inside, admitted) = match shared.gate.enter() {
-        Ok(inside) => (Some(inside), admit(shared, &message, aim, &deadline)),
-        Err(error) => (None, Err(error)),
+    let inside = match shared.gate.enter() {
+        Ok(inside) => inside,
+        Err(error) => return refuse(shared, message, error, on_done, None),
     };
+    let admitted = options
+        .check()
+        .and_then(|()| Prepared::new(shared, &message))
+        .and_then(|prepared| {
+            let permit = shared.permits.acquire(prepared.size(), deadline.at());
+            let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
+            Ok((prepared, permit))
+        });
     match admitted {
-        Ok((prepared, permit, aim)) => {
-            let rules = shared.rules(if aim.is_some() {
-                0
-            } else {
-                shared.config.async_retries
-            });
-            let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
+        Ok((prepared, permit)) => {
             let closing = Closing {
                 on_done,
                 permit: Some(permit),
-                _inside: inside,
+                _inside: Some(inside),
             };
-            AsyncSend::new(shared, prepared, aim, plan, closing).look_for_route();
+            begin(shared, prepared, options, deadline, closing);
         }
-        Err(error) => {
-            let closing = Closing {
-                on_done,
-                permit: None,
-                _inside: inside,
-            };
-            let refused = Refused {
-                shared: Arc::clone(shared),
-                what: Mutex::new(Some((closing, message, error))),
-            };
-            shared.workers.submit(Arc::new(refused));
-        }
+        Err(error) => refuse(shared, message, error, on_done, Some(inside)),
     }
 }
 
-/// Everything that may fail or block before a send is begun.
-fn admit(
+/// As [`send`], but gives message and closure back at once if there is no room.
+pub(super) fn try_send<F>(
     shared: &Arc<Shared>,
-    message: &Message,
-    aim: Option<&Aim>,
-    deadline: &Deadline,
-) -> Result<(Prepared, Permit, Option<Aim>), Error> {
-    let prepared = Prepared::new(shared, message)?;
-    let permit = shared
-        .permits
-        .acquire(prepared.size(), deadline.at())
-        .ok_or_else(|| Error::Timeout {
-            phase: Phase::Permit,
-            target: format!("topic {}", message.topic()).into(),
-            waited: deadline.waited(),
-            written: Written::Nothing,
-        })?;
-    let aim = match aim {
-        // The closure is the user's, so it runs here and not on a thread of the library.
-        Some(aim @ Aim::Select(_)) => {
-            let route = shared.routes.wait(message.shared_topic(), deadline)?;
-            let chosen = choose::aimed(aim, &route, message)?;
-            Some(Aim::Queue((*chosen.queue).clone()))
+    message: Message,
+    options: &Options,
+    on_done: F,
+) -> Result<(), Full<F>>
+where
+    F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+{
+    let prepared = match Prepared::new(shared, &message) {
+        Ok(prepared) if options.check().is_ok() => prepared,
+        _ => {
+            // Whatever is wrong with it, the closure is told.
+            send(shared, message, options, Box::new(on_done));
+            return Ok(());
         }
-        other => other.cloned(),
     };
-    Ok((prepared, permit, aim))
+    let Some(permit) = shared.permits.acquire(prepared.size(), Instant::now()) else {
+        return Err(Full::new(message, on_done));
+    };
+    if shared.workers.ensure_one().is_err() {
+        drop(permit);
+        send(shared, message, options, Box::new(on_done));
+        return Ok(());
+    }
+    match shared.gate.enter() {
+        Ok(inside) => {
+            let closing = Closing {
+                on_done: Box::new(on_done),
+                permit: Some(permit),
+                _inside: Some(inside),
+            };
+            begin(
+                shared,
+                prepared,
+                options,
+                options.deadline(&shared.config),
+                closing,
+            );
+        }
+        Err(error) => refuse(shared, message, error, Box::new(on_done), None),
+    }
+    Ok(())
+}
+
+fn no_permit(message: &Message, deadline: &Deadline) -> Error {
+    Error::Timeout {
+        phase: Phase::Permit,
+        target: format!("topic {}", message.topic()).into(),
+        waited: deadline.waited(),
+        written: Written::Nothing,
+    }
+}
+
+fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
+    let closing = Closing {
+        on_done,
+        permit: None,
+        _inside: inside,
+    };
+    let what = Mutex::new(Some((closing, message, error)));
+    shared.workers.submit(Arc::new(Refused {
+        shared: Arc::clone(shared),
+        what,
+    }));
+}
+
+fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
+    let rules = options.rules(&shared.config, shared.config.async_retries);
+    let topic = Arc::clone(prepared.message.shared_topic());
+    let plan = SendPlan::new(rules, topic, deadline);
+    // A selector is the user's code, so it runs here and not on a thread of the library.
+    let aim = match options.aim() {
+        Some(aim @ Aim::Select(_)) => select(shared, &prepared.message, aim, &deadline).map(Some),
+        other => Ok(other.cloned()),
+    };
+    let (aim, error) = aim.map_or_else(|error| (None, Some(error)), |aim| (aim, None));
+    let send = AsyncSend::new(shared, prepared, aim, options.ordered, plan, closing);
+    match error {
+        None => send.look_for_route(),
+        Some(error) => send.finish_without_attempt(error),
+    }
+}
+
+fn select(shared: &Arc<Shared>, message: &Message, aim: &Aim, deadline: &Deadline) -> Result<Aim, Error> {
+    let route = shared.routes.wait(message.shared_topic(), deadline)?;
+    Ok(Aim::Queue((*choose::aimed(aim, &route, message)?.queue).clone()))
 }
 
 impl AsyncSend {
@@ -166,6 +222,7 @@ impl AsyncSend {
         shared: &Arc<Shared>,
         prepared: Prepared,
         aim: Option<Aim>,
+        is_ordered: bool,
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
@@ -174,6 +231,7 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
+            turn: None,
             finished: false,
             outcome: None,
             closing: Some(closing),
@@ -182,6 +240,7 @@ impl AsyncSend {
             shared: Arc::clone(shared),
             prepared,
             aim,
+            is_ordered,
             state: Mutex::new(state),
         })
     }
@@ -215,12 +274,48 @@ impl AsyncSend {
             Ok((route, aimed))
         });
         match aimed {
+            Ok((route, Some(aim))) if self.is_ordered => {
+                let queue = Arc::clone(&aim.queue);
+                self.state.lock().route = Some((route, Some(aim)));
+                self.wait_for_turn(&queue);
+            }
             Ok(route) => {
                 self.state.lock().route = Some(route);
                 self.drive();
             }
-            Err(error) => self.finish_without_attempt(error),
+            Err(error) => {
+                let mut state = self.state.lock();
+                let pause = if error.is_passing() {
+                    state.plan.pause_without_route(Instant::now())
+                } else {
+                    None
+                };
+                drop(state);
+                match pause {
+                    Some(until) => drop(self.park(Parked::BeforeRoute, until)),
+                    None => self.finish_without_attempt(error),
+                }
+            }
         }
+    }
+
+    fn wait_for_turn(self: &Arc<Self>, queue: &Arc<MessageQueue>) {
+        let until = self.state.lock().plan.deadline().at();
+        self.park(Parked::ForTurn, until);
+        let send = Arc::clone(self);
+        let enter = move |turn: Result<Turn, Error>| {
+            // If its time is over, the turn goes on to the next one, since nothing was sent in it.
+            match (send.unpark(Parked::ForTurn), turn) {
+                (true, Ok(turn)) => {
+                    send.state.lock().turn = Some(turn);
+                    send.drive();
+                }
+                (true, Err(error)) => send.finish_without_attempt(error),
+                (false, Ok(turn)) => turn.end(None),
+                (false, Err(_)) => {}
+            }
+        };
+        self.shared.lanes.take_turn(queue, Box::new(enter));
     }
 
     fn drive(self: &Arc<Self>) {
@@ -241,14 +336,21 @@ impl AsyncSend {
             drop(state);
             self.shared.note_retry(retried);
             match step {
-                Step::Attempt { number, to, share } => {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
+                    let alarm = Alarm { share, until };
                     let Some(connection) = self.shared.connections.live(&to.broker.address) else {
-                        return self.wait_for_connection(number, &to, share);
+                        return self.wait_for_connection(number, &to, alarm);
                     };
-                    if let Err(error) = self.begin(number, &to, share, &connection) {
+                    if let Err(error) = self.begin(number, &to, alarm, &connection) {
                         self.failed(number, error);
                     }
                 }
+                Step::Pause { until } => return drop(self.park(Parked::BeforeAttempt, until)),
                 // The alarm of the attempt calls back.
                 Step::Wait { .. } => return,
                 Step::Finish => return self.finish(),
@@ -256,9 +358,9 @@ impl AsyncSend {
         }
     }
 
-    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, share: Instant) {
+    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, alarm: Alarm) {
         let parked = Parked::ForConnection { number };
-        if !self.park(parked, share) {
+        if !self.park(parked, alarm.share) {
             self.failed(number, self.not_connected(number));
             return self.drive();
         }
@@ -268,7 +370,7 @@ impl AsyncSend {
             if !send.unpark(parked) {
                 return;
             }
-            let begun = ready.and_then(|connection| send.begin(number, &to, share, &connection));
+            let begun = ready.and_then(|connection| send.begin(number, &to, alarm, &connection));
             if let Err(error) = begun {
                 send.failed(number, error);
                 send.drive();
@@ -281,7 +383,7 @@ impl AsyncSend {
         self: &Arc<Self>,
         number: u32,
         to: &Destination,
-        share: Instant,
+        alarm: Alarm,
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
         let state = self.state.lock();
@@ -292,9 +394,8 @@ impl AsyncSend {
             // Another attempt's answer came meanwhile: a further copy is not wanted.
             return Err(connection.timeout(Written::Nothing, deadline.waited()));
         }
-        let until = deadline.at();
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
-        let waiting = attempt::waiting(&waiter, number, Some(Alarm { share, until }));
+        let waiting = attempt::waiting(&waiter, number, Some(alarm));
         let opaque = attempt::send(
             &self.shared,
             &self.prepared,
@@ -365,7 +466,30 @@ impl AsyncSend {
         // The timer calls early only when it is stopped.
         let is_stopped = Instant::now() < until;
         match what {
-            Parked::ForRoute => {
+            Parked::BeforeRoute if !is_stopped => self.look_for_route(),
+            Parked::BeforeAttempt if !is_stopped => {
+                self.take_newer_route();
+                self.drive();
+            }
+            Parked::BeforeAttempt => {
+                self.state.lock().plan.stop("the producer is shut down");
+                self.drive();
+            }
+            Parked::ForTurn => {
+                let state = self.state.lock();
+                let queue = state
+                    .route
+                    .as_ref()
+                    .and_then(|(_, aim)| aim.as_ref())
+                    .map(|aim| Arc::clone(&aim.queue));
+                let began = state.plan.deadline().began();
+                drop(state);
+                let late = queue
+                    .map(|queue| lanes::late(&queue, began))
+                    .filter(|_| !is_stopped);
+                self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
+            }
+            Parked::ForRoute | Parked::BeforeRoute => {
                 let waited = self.state.lock().plan.deadline().waited();
                 let error = if is_stopped {
                     Error::ShutDown
@@ -384,6 +508,14 @@ impl AsyncSend {
                 self.failed(number, error);
                 self.drive();
             }
+        }
+    }
+
+    /// What failed before the pause may have moved since.
+    fn take_newer_route(&self) {
+        let newer = self.shared.routes.known(self.topic());
+        if let (Some(newer), Some((route, _))) = (newer, &mut self.state.lock().route) {
+            *route = newer;
         }
     }
 
@@ -443,9 +575,14 @@ impl AsyncSend {
             return;
         }
         let outcome = state.plan.finish(Instant::now());
+        let turn = state.turn.take();
+        let failure = outcome.as_ref().err().map(Error::delivery);
         state.hand_out(outcome);
         drop(state);
         self.run_closure();
+        if let Some(turn) = turn {
+            turn.end(failure);
+        }
     }
 
     fn finish_without_attempt(self: &Arc<Self>, error: Error) {

@@ -11,14 +11,13 @@ use std::{
 use super::{
     attempt::{self, Prepared, Verdict},
     choose,
+    options::Options,
     plan::{Destination, SendPlan, Step},
     result::{SendResult, SendStatus},
     shared::Shared,
-    target::Aim,
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
-    config::MOST_RETRIES,
     error::Error,
     message::Message,
     net::{
@@ -30,10 +29,7 @@ use crate::{
     },
 };
 
-/// Tickets of one send: one per attempt that it can have.
-const TICKETS: u32 = MOST_RETRIES + 1;
-
-/// Verdicts that can lie on a desk at once: those of one send and, for a moment, of the send before.
+/// Verdicts that can lie on a desk at once: those of the open attempts of one send and, for a moment, of the send before.
 const DESK_CAPACITY: usize = 32;
 
 /// Desks that are kept for the next senders.
@@ -58,7 +54,7 @@ impl Waiter for Counter {
             Outcome::Overdue => return,
             Outcome::Failed(error) => Err(error),
         };
-        // Full is impossible: the capacity covers all attempts of two sends. Disconnected means that nobody waits.
+        // Full is impossible: the capacity covers all open attempts of two sends. Disconnected means that nobody waits.
         drop(self.0.try_send(Arrival { ticket, verdict }));
     }
 
@@ -91,36 +87,28 @@ struct Open {
     connection: Arc<Connection>,
     opaque: i32,
     began: Instant,
+    until: Instant,
 }
 
 /// Sends a message and blocks until it is over.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    message: &Message,
-    aim: Option<&Aim>,
-    timeout: Duration,
-) -> Result<SendResult, Error> {
-    let deadline = Deadline::after(timeout);
+pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<SendResult, Error> {
+    options.check()?;
+    let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
     let prepared = Prepared::new(shared, message)?;
-    let route = shared.routes.wait(message.shared_topic(), &deadline)?;
-    let aimed = aim.map(|aim| choose::aimed(aim, &route, message)).transpose()?;
-    let retries = if aim.is_some() { 0 } else { shared.config.retries };
+    let rules = options.rules(&shared.config, shared.config.retries);
+    let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
     let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);
     let mut sending = Sending {
         shared,
         prepared,
         base: desk.next_ticket,
         desk,
-        plan: SendPlan::new(
-            shared.rules(retries),
-            Arc::clone(message.shared_topic()),
-            deadline,
-        ),
+        plan,
         open: None,
         more_open: Vec::new(),
     };
-    let outcome = sending.drive(&route, aimed);
+    let outcome = sending.run(options, &deadline);
     sending.put_desk_back();
     outcome
 }
@@ -138,32 +126,92 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    fn drive(&mut self, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Result<SendResult, Error> {
+    fn run(&mut self, options: &Options, deadline: &Deadline) -> Result<SendResult, Error> {
+        let route = self.find_route(deadline)?;
+        let aim = options
+            .aim()
+            .map(|aim| choose::aimed(aim, &route, &self.prepared.message))
+            .transpose()?
+            .cloned();
+        let queue = aim
+            .as_ref()
+            .filter(|_| options.ordered)
+            .map(|aim| Arc::clone(&aim.queue));
+        let turn = queue
+            .map(|queue| self.shared.lanes.wait(&queue, deadline))
+            .transpose()?;
+        let outcome = self.drive(route, aim.as_ref());
+        if let Some(turn) = turn {
+            turn.end(outcome.as_ref().err().map(Error::delivery));
+        }
+        outcome
+    }
+
+    /// The route, or with a delivery timeout the route as soon as there is one.
+    fn find_route(&mut self, deadline: &Deadline) -> Result<Arc<TopicRoute>, Error> {
+        let topic = Arc::clone(self.prepared.message.shared_topic());
         loop {
-            match self.plan.next(Instant::now(), route, aimed) {
-                Step::Attempt { number, to, share } => {
+            let error = match self.shared.routes.wait(&topic, deadline) {
+                Ok(route) => return Ok(route),
+                Err(error) => error,
+            };
+            let pause = if error.is_passing() {
+                self.plan.pause_without_route(Instant::now())
+            } else {
+                None
+            };
+            let Some(until) = pause else { return Err(error) };
+            log::debug!("topic {topic}: no route yet, looking again: {error}");
+            // Nothing has been sent, so nothing can arrive but for earlier sends.
+            drop(self.desk.arrivals.recv_deadline(until));
+        }
+    }
+
+    fn drive(&mut self, mut route: Arc<TopicRoute>, aim: Option<&PublishQueue>) -> Result<SendResult, Error> {
+        loop {
+            match self.plan.next(Instant::now(), &route, aim) {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
                     self.shared.note_retry(self.plan.take_retried());
-                    if let Err(error) = self.begin(number, &to, share) {
+                    if let Err(error) = self.begin(number, &to, share, until) {
                         self.failed(number, error);
+                        // What failed may have moved.
+                        route = self.shared.routes.known(&route.topic).unwrap_or(route);
                     }
                 }
-                Step::Wait { until } => match self.desk.arrivals.recv_deadline(until) {
-                    Ok(arrival) => self.take_in(arrival),
-                    Err(_) => {
-                        if let Some(number) = self.plan.awaited() {
-                            self.plan.overdue(number);
+                Step::Wait { until } => {
+                    if !self.receive(until) {
+                        match self.plan.awaited() {
+                            Some(number) => self.plan.overdue(number),
+                            None => self.give_up_open(Instant::now()),
                         }
                     }
-                },
+                }
+                Step::Pause { until } => {
+                    if !self.receive(until) {
+                        self.give_up_open(Instant::now());
+                        route = self.shared.routes.known(&route.topic).unwrap_or(route);
+                    }
+                }
                 Step::Finish => {
-                    self.give_up_open();
+                    self.give_up_open(self.plan.deadline().at());
                     return self.plan.finish(Instant::now());
                 }
             }
         }
     }
 
-    fn begin(&mut self, number: u32, to: &Destination, share: Instant) -> Result<(), Error> {
+    /// Takes in one verdict. False if none came until then.
+    fn receive(&mut self, until: Instant) -> bool {
+        let arrival = self.desk.arrivals.recv_deadline(until);
+        arrival.map(|arrival| self.take_in(arrival)).is_ok()
+    }
+
+    fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
         let began = Instant::now();
         let deadline = Deadline::starting(began, share.saturating_duration_since(began));
         let connection = self.shared.connections.wait(&to.broker.address, &deadline)?;
@@ -175,6 +223,7 @@ impl Sending<'_> {
             connection,
             opaque,
             began,
+            until,
         };
         match self.open {
             None => self.open = Some(open),
@@ -185,7 +234,7 @@ impl Sending<'_> {
 
     fn take_in(&mut self, arrival: Arrival) {
         let number = arrival.ticket.wrapping_sub(self.base);
-        if number >= TICKETS {
+        if number >= self.plan.begun() {
             // Of a send that is over.
             return;
         }
@@ -217,15 +266,13 @@ impl Sending<'_> {
         self.plan.failed(number, Instant::now(), error);
     }
 
-    /// Takes back every attempt that has no verdict. One whose verdict is on its way is waited for, for it may say that
-    /// the message is stored.
-    fn give_up_open(&mut self) {
-        let open: Vec<_> = self
-            .open
-            .take()
-            .into_iter()
-            .chain(self.more_open.drain(..))
-            .collect();
+    /// Takes back every attempt that is over by then and has no verdict. One whose verdict is on its way is waited for, for
+    /// it may say that the message is stored.
+    fn give_up_open(&mut self, by: Instant) {
+        let mut open: Vec<_> = self.open.take_if(|open| open.until <= by).into_iter().collect();
+        let (over, still_open): (Vec<_>, _) = self.more_open.drain(..).partition(|open| open.until <= by);
+        self.more_open = still_open;
+        open.extend(over);
         let mut expected = 0_usize;
         for open in &open {
             match open.connection.cancel(open.opaque) {
@@ -248,7 +295,7 @@ impl Sending<'_> {
     }
 
     fn put_desk_back(mut self) {
-        self.desk.next_ticket = self.base.wrapping_add(TICKETS);
+        self.desk.next_ticket = self.base.wrapping_add(self.plan.begun());
         let mut desks = self.shared.desks.lock();
         if desks.len() < MOST_DESKS {
             desks.push(self.desk);

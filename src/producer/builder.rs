@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{Producer, shared::Shared};
 use crate::{
     code::ResponseCode,
-    config::{HeaderSerialization, ProducerConfig},
+    config::{HeaderSerialization, ProducerConfig, Redelivery},
     error::Error,
 };
 
@@ -91,6 +91,34 @@ impl ProducerBuilder {
     #[doc(alias = "retryAnotherBrokerWhenNotStoreOK")]
     pub fn retry_another_broker_when_not_store_ok(mut self, retry: bool) -> Self {
         self.config.retry_another_broker_when_not_store_ok = retry;
+        self
+    }
+
+    /// Sets whether a message that may be stored already is sent again. Default [`Redelivery::AtLeastOnce`].
+    /// [`Aimed::redelivery`](super::Aimed::redelivery) chooses for single sends.
+    pub fn redelivery(mut self, redelivery: Redelivery) -> Self {
+        self.config.redelivery = redelivery;
+        self
+    }
+
+    /// Sets the first and the longest pause before a busy broker is asked again. Each is twice as long as the one before,
+    /// less a random part of up to half of it. Default 20 ms and 1 s. There is no pause while another broker can be asked,
+    /// nor after a connection was refused.
+    pub fn back_off(mut self, first: Duration, longest: Duration) -> Self {
+        self.config.back_off = (first, longest);
+        self
+    }
+
+    /// Keeps trying for so long, through an outage of all brokers or name servers. Default: not set, and a send ends with
+    /// its send timeout.
+    ///
+    /// With it the send timeout is the time of one round of attempts, and rounds follow one another, with pauses as
+    /// [`Self::back_off`] sets, until the message is stored, a broker refuses it for good, or this time is over. What is
+    /// held meanwhile counts against [`Self::max_async_in_flight`] and [`Self::max_async_bytes`]. A time given for a single
+    /// send takes its place.
+    #[doc(alias = "message.timeout.ms")]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.delivery_timeout = Some(timeout);
         self
     }
 

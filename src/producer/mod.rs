@@ -8,7 +8,9 @@ mod builder;
 mod choose;
 mod gate;
 mod ids;
+mod lanes;
 mod oneway;
+mod options;
 mod permits;
 mod plan;
 mod result;
@@ -22,7 +24,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
-pub use result::{SendFailure, SendResult, SendStatus};
+pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::ShutdownReport;
 pub use stats::{
@@ -143,6 +145,31 @@ impl Producer {
         on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
     ) {
         self.plain().send_async(message, on_done);
+    }
+
+    /// As [`Producer::send_async`], but never waits for room: when there is none, message and closure come back at once.
+    ///
+    /// # Errors
+    /// [`Full`], with which nothing was sent and the closure was not called. Every other failure goes to the closure.
+    ///
+    /// ```
+    /// # #[cfg(feature = "mock")] {
+    /// # let cluster = rocketmq_producer::mock::MockCluster::start(1)?;
+    /// # let producer = rocketmq_producer::Producer::builder("g").name_servers(cluster.name_servers()).start()?;
+    /// use rocketmq_producer::Message;
+    ///
+    /// let message = Message::new("TopicTest", "Hello")?;
+    /// if let Err(full) = producer.try_send_async(message, |outcome| println!("{outcome:?}")) {
+    ///     println!("busy, keeping {:?}", full.message);
+    /// }
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_async<F>(&self, message: Message, on_done: F) -> Result<(), Full<F>>
+    where
+        F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+    {
+        self.plain().try_send_async(message, on_done)
     }
 
     /// Hands a message to the connection of a broker and does not wait for an answer; the broker gives none.

@@ -6,8 +6,9 @@ use super::{
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    lanes::Lanes,
     permits::Permits,
-    plan::{RetryOf, Rules},
+    plan::RetryOf,
     shutdown::ShutdownReport,
     tally::Tally,
 };
@@ -17,7 +18,7 @@ use crate::{
         name_servers::NameServers,
         routes::{Routes, TemplateTopic},
     },
-    config::{BLOCKING_IN_FLIGHT, HeaderSerialization, ProducerConfig},
+    config::{BLOCKING_IN_FLIGHT, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::{Error, Phase},
     message::names::TEMPLATE_TOPIC,
     net::{
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Connections>,
@@ -93,6 +95,7 @@ impl Shared {
         let intervals = Intervals {
             route_refresh: config.route_refresh_interval,
             heartbeat: config.heartbeat_interval,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
         };
         let housekeeping = Housekeeping::start(
             identity,
@@ -116,6 +119,7 @@ impl Shared {
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             desks: Mutex::default(),
+            lanes: Arc::default(),
             workers: Workers::new(config.callback_threads),
             timer,
             connections,
@@ -125,15 +129,6 @@ impl Shared {
             shut_down: Mutex::new(None),
             config,
         }))
-    }
-
-    /// What a send that may go to any queue may do.
-    pub(super) fn rules(&self, retries: u32) -> Rules {
-        Rules {
-            attempts: retries.saturating_add(1),
-            retry_response_codes: Arc::clone(&self.config.retry_response_codes),
-            retry_another_broker_when_not_store_ok: self.config.retry_another_broker_when_not_store_ok,
-        }
     }
 
     /// An attempt is begun that follows another.
@@ -212,6 +207,7 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
             HeaderSerialization::Binary => Serialization::Binary,
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
-        half_open_after: config.send_timeout,
+        // A send has used up a little of its time before its request is written.
+        half_open_after: config.send_timeout - config.send_timeout / 8,
     }
 }

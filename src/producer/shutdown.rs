@@ -12,8 +12,8 @@ use std::{
 
 use super::shared::Shared;
 
-/// Kept back for the goodbye and the last closures when everything else has used up the time.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Kept back for the goodbye when everything else has used up the time, and again for the last closures.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// What was left when a producer was shut down.
 ///
@@ -69,7 +69,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     let began = Instant::now();
     shared.gate.close();
     let until = began + within.min(Duration::from_secs(24 * 3600));
-    let Some(mut done) = shared.shut_down.try_lock_until(until + LAST_WORDS) else {
+    let Some(mut done) = shared.shut_down.try_lock_until(until + 2 * LAST_WORDS) else {
         // Another thread is at it, and maybe waits for the closure that is calling.
         return report(shared, shared.gate.others_inside(), began);
     };
@@ -83,13 +83,16 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     }
     let ended_early = shared.gate.others_inside();
     shared.housekeeping.stop();
-    let last_words = until.max(Instant::now() + LAST_WORDS);
-    shared.housekeeping.unregister(last_words);
+    shared
+        .housekeeping
+        .unregister(until.max(Instant::now() + LAST_WORDS));
     shared.routes.close();
     shared.connections.close();
     shared.timer.stop();
-    shared.gate.wait_until_empty(last_words);
-    shared.workers.stop(last_words);
+    // Brokers that do not answer the goodbye cannot take this time.
+    let closures_until = until.max(Instant::now() + LAST_WORDS);
+    shared.gate.wait_until_empty(closures_until);
+    shared.workers.stop(closures_until);
     let report = report(shared, ended_early, began);
     log::info!(
         "producer {} of group {}: {report}",

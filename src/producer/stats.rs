@@ -30,8 +30,6 @@ pub struct Stats {
     pub max_async_bytes: usize,
     /// One-way messages that a connection has taken over.
     pub oneway_accepted: u64,
-    /// Of these, the ones that are not written yet.
-    pub oneway_unwritten: usize,
     /// Of these, the ones that were not written before their connection ended.
     pub oneway_lost: u64,
     /// Replies that nobody waited for: late ones, repeated ones, and ones to requests that were never made.
@@ -418,12 +416,8 @@ impl fmt::Display for Stats {
         )?;
         write!(
             f,
-            "one-way: {} accepted, {} not written yet, {} lost; unmatched replies: {}; callbacks that panicked: {}",
-            self.oneway_accepted,
-            self.oneway_unwritten,
-            self.oneway_lost,
-            self.unmatched_replies,
-            self.callback_panics
+            "one-way: {} accepted, {} lost; unmatched replies: {}; callbacks that panicked: {}",
+            self.oneway_accepted, self.oneway_lost, self.unmatched_replies, self.callback_panics
         )?;
         self.topics.iter().try_for_each(|topic| write!(f, "\n{topic}"))?;
         self.brokers

@@ -104,7 +104,6 @@ fn collect(shared: &Arc<Shared>) -> Stats {
             brokers.push(broker(shared, address, name, meter.read(), now));
         }
     }
-    let connections = shared.connections.all();
     let (async_sends, async_bytes) = shared.permits.in_use();
     Stats {
         uptime: now.saturating_duration_since(shared.started),
@@ -115,10 +114,6 @@ fn collect(shared: &Arc<Shared>) -> Stats {
         async_bytes,
         max_async_bytes: shared.config.max_async_bytes,
         oneway_accepted: brokers.iter().map(|broker| broker.oneway_accepted).sum(),
-        oneway_unwritten: connections
-            .iter()
-            .map(|connection| connection.oneway_unwritten())
-            .sum(),
         oneway_lost: shared.connections.oneway_lost(),
         unmatched_replies: shared.connections.unmatched_replies(),
         callback_panics: shared.workers.panics(),

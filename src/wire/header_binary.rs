@@ -212,3 +212,124 @@ pub(crate) fn write_properties<'p>(
     }
     patch_length(out, start)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+    use crate::wire::header::Language;
+    use crate::wire::limits::{MAX_FIELDS, MAX_REMARK_BYTES};
+
+    fn header(remark: &[u8], fields: &[u8]) -> Vec<u8> {
+        let fixed = [0, 10, 9, 1, 0x61, 0xFF, 0xFF, 0xFF, 0xFB, 0, 0, 0, 1];
+        let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_be_bytes();
+        [&fixed, &length(remark)[..], remark, &length(fields), fields].concat()
+    }
+
+    fn field(name: &str, value: &str) -> Vec<u8> {
+        let name_length = i16::try_from(name.len()).unwrap().to_be_bytes();
+        let value_length = i32::try_from(value.len()).unwrap().to_be_bytes();
+        [&name_length, name.as_bytes(), &value_length, value.as_bytes()].concat()
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        decode(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_part_is_read() {
+        let fields = [field("msgId", "x"), field("", "no name"), field("empty", "")].concat();
+        let bytes = header("r\u{e9}".as_bytes(), &fields);
+        let header = decode(&bytes).unwrap();
+        assert_eq!(
+            (header.code, header.opaque, header.flag, header.version),
+            (10, -5, 1, 353)
+        );
+        assert_eq!(
+            (header.language, header.remark.as_deref()),
+            (Language::GO, Some("r\u{e9}"))
+        );
+        let found: Vec<_> = header.fields.iter().collect();
+        let expected = [("msgId", "x"), ("", "no name"), ("empty", "")];
+        assert_eq!(found, expected.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(header.field("").as_deref(), Some("no name"));
+    }
+
+    #[test]
+    fn nothing_is_none() {
+        let bytes = header(b"", b"");
+        assert_eq!(bytes.len(), 21);
+        let header = decode(&bytes).unwrap();
+        assert_eq!((header.remark, header.fields.iter().count()), (None, 0));
+    }
+
+    #[test]
+    fn numbers_are_signed() {
+        let mut bytes = header(b"", b"");
+        bytes[0] = 0xFF;
+        bytes[3] = 0x80;
+        let header = decode(&bytes).unwrap();
+        assert_eq!((header.code, header.version), (-246, -32_671));
+    }
+
+    #[test]
+    fn every_prefix_and_every_addition_is_an_error() {
+        let mut bytes = header(b"remark", &[field("a", "b"), field("c", "d")].concat());
+        assert!(decode(&bytes).is_ok());
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end]).is_err(), "{end}");
+        }
+        bytes.push(0);
+        assert_eq!(error(&bytes), "bytes left over behind a binary header");
+    }
+
+    #[test]
+    fn lengths_that_lie_are_errors() {
+        for word in [[0xFF, 0xFF, 0xFF, 0xFF], [0x7F, 0xFF, 0xFF, 0xFF], [0, 0, 0, 9]] {
+            // The length of the remark, of the fields, and of the value.
+            for place in [13, 17, 24] {
+                let mut bytes = header(b"", &field("a", "b"));
+                bytes[place..place + 4].copy_from_slice(&word);
+                assert!(decode(&bytes).is_err(), "{word:?} at {place}");
+            }
+        }
+        let mut bytes = header(b"", &field("a", "b"));
+        bytes[21] = 0xFF;
+        assert!(error(&bytes).contains("field of a binary header"));
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_an_error() {
+        let sound = header(b"r", &field("a", "b"));
+        for place in [17, 24, 29] {
+            let mut bytes = sound.clone();
+            bytes[place] = 0xFF;
+            assert!(decode(&bytes).is_err(), "{place}");
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let fields = |count: usize| header(b"", &field("n", "v").repeat(count));
+        assert_eq!(
+            decode(&fields(MAX_FIELDS)).unwrap().fields.iter().count(),
+            MAX_FIELDS
+        );
+        assert_eq!(error(&fields(MAX_FIELDS + 1)), "header has too many fields");
+        assert!(decode(&header(&vec![b'r'; MAX_REMARK_BYTES], b"")).is_ok());
+        assert!(error(&header(&vec![b'r'; MAX_REMARK_BYTES + 1], b"")).contains("remark"));
+    }
+
+    #[test]
+    fn no_changed_byte_panics() {
+        let sound = header(b"remark", &[field("a", "b"), field("cc", "")].concat());
+        for place in 0..sound.len() {
+            for byte in 0..=u8::MAX {
+                let mut bytes = sound.clone();
+                bytes[place] = byte;
+                if let Ok(header) = decode(&bytes) {
+                    assert!(header.fields.iter().count() <= 4);
+                }
+            }
+        }
+    }
+}

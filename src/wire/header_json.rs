@@ -253,3 +253,186 @@ pub(crate) fn write_properties<'p>(
     }
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+    use crate::wire::header::Language;
+    use crate::wire::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
+
+    fn error(json: &str) -> String {
+        decode(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_reply_of_4_7_0_is_read() {
+        let header = decode(
+            br#"{"code":0,"extFields":{"queueId":"0","TRACE_ON":"true","MSG_REGION":"DefaultRegion","msgId":"7F0000010000465A00000000000079DE","queueOffset":"9"},"flag":1,"language":"JAVA","opaque":7,"serializeTypeCurrentRPC":"JSON","version":353}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (header.code, header.opaque, header.flag, header.version),
+            (0, 7, 1, 353)
+        );
+        assert_eq!(
+            (header.language, header.remark.as_deref()),
+            (Language::JAVA, None)
+        );
+        assert!(header.is_response() && !header.is_oneway());
+        assert_eq!(header.fields.iter().count(), 5);
+        assert_eq!(header.number::<u64>("queueOffset").unwrap(), Some(9));
+    }
+
+    #[test]
+    fn what_servers_tolerate_is_tolerated() {
+        // [probe] Accepted by 4.7.0, 4.9.7 and 5.5.0.
+        let header = decode(br#"{"code":310,"opaque":7,"extFields":{"a":"x"}}"#).unwrap();
+        assert_eq!(
+            (header.flag, header.version, header.language),
+            (0, 0, Language::UNKNOWN)
+        );
+        let header = decode(br#"{"code":310,"opaque":7,"language":"KLINGON","foo":{"bar":[1,{}]}}"#).unwrap();
+        assert_eq!(header.language, Language::UNKNOWN);
+        let header = decode(
+            br#"{"code":1,"opaque":7,"extFields":{"d":4,"k":false,"x":null,"f":1.5,"s":"","t":true}}"#,
+        )
+        .unwrap();
+        let fields: Vec<_> = header.fields.iter().collect();
+        let expected = [("d", "4"), ("k", "false"), ("f", "1.5"), ("s", ""), ("t", "true")];
+        assert_eq!(fields, expected.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(header.field("x"), None);
+        for empty in ["null", "{}", " { } "] {
+            let json = format!(
+                r#"{{"code":1,"opaque":7,"extFields":{empty},"remark":null,"flag":null,"language":null}}"#
+            );
+            let header = decode(json.as_bytes()).unwrap();
+            assert_eq!((header.fields.iter().count(), header.remark), (0, None));
+        }
+    }
+
+    #[test]
+    fn white_space_and_escaped_keys_change_nothing() {
+        let header = decode(
+            b" { \"code\" : 17 ,\n \"opaq\\u0075e\" : 9, \"extFields\" : { \"a\\u0062\" : \"c\\td\" } , \"rem\\u0061rk\":\"\\u4e2d\" }\r\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (header.code, header.opaque, header.remark.as_deref()),
+            (17, 9, Some("\u{4e2d}"))
+        );
+        assert_eq!(header.field("ab").as_deref(), Some("c\td"));
+    }
+
+    #[test]
+    fn of_members_with_one_name_the_last_counts() {
+        let header =
+            decode(br#"{"code":1,"opaque":1,"extFields":{"a":"1","b":"2"},"code":2,"extFields":{"a":"3"},"opaque":4}"#).unwrap();
+        assert_eq!((header.code, header.opaque), (2, 4));
+        assert_eq!(
+            (header.field("a").as_deref(), header.field("b")),
+            (Some("3"), None)
+        );
+        let header = decode(br#"{"code":1,"opaque":1,"extFields":{"a":"1"},"extFields":null}"#).unwrap();
+        assert_eq!(header.fields.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_response_must_say_whose_and_what_it_is_and_a_request_one_of_both() {
+        assert_eq!(
+            error(r#"{"opaque":1,"flag":1}"#),
+            "header of a response without code or opaque"
+        );
+        assert_eq!(
+            error(r#"{"code":0,"flag":1}"#),
+            "header of a response without code or opaque"
+        );
+        assert_eq!(
+            error(r#"{"code":null,"opaque":1,"flag":1}"#),
+            "header of a response without code or opaque"
+        );
+        assert_eq!(error("{}"), "header has neither code nor opaque");
+        assert_eq!(
+            error(r#"{"error":"not found"}"#),
+            "header has neither code nor opaque"
+        );
+        assert_eq!(decode(br#"{"code":34}"#).unwrap().opaque, 0);
+        assert_eq!(decode(br#"{"opaque":5}"#).unwrap().code, 0);
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        for json in [
+            "",
+            "null",
+            "[]",
+            "\"code\"",
+            "this is not json",
+            r#"{"code":1,"opaque":2"#,
+            r#"{"code":1,"opaque":2}}"#,
+            r#"{"code":1,"opaque":2} x"#,
+            r#"{"code":1,"opaque":2,}"#,
+            r#"{"code":1.5,"opaque":2}"#,
+            r#"{"code":"1","opaque":2}"#,
+            r#"{"code":2147483648,"opaque":2}"#,
+            r#"{"code":1,"opaque":-2147483649}"#,
+            r#"{"code":1,"opaque":2,"flag":true}"#,
+            r#"{"code":1,"opaque":2,"language":5}"#,
+            r#"{"code":1,"opaque":2,"remark":5}"#,
+            r#"{"code":1,"opaque":2,"extFields":[]}"#,
+            r#"{"code":1,"opaque":2,"extFields":"x"}"#,
+            r#"{"code":1,"opaque":2,"extFields":{"a":{}}}"#,
+            r#"{"code":1,"opaque":2,"extFields":{"a":["b"]}}"#,
+            r#"{"code":1,"opaque":2,"extFields":{0:"bare"}}"#,
+            r#"{"code":1,"opaque":2,"extFields":{"a":"\x"}}"#,
+            "{code:1,opaque:2}",
+        ] {
+            assert!(decode(json.as_bytes()).is_err(), "{json}");
+        }
+        assert_eq!(error("this is not json"), "no object at byte 0 of the JSON text");
+        assert!(decode(b"{\"code\":1,\"opaque\":2,\"remark\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn limits_hold() {
+        let with_fields = |count: usize| {
+            let fields: Vec<String> = (0..count).map(|number| format!(r#""n{number}":"v""#)).collect();
+            format!(r#"{{"code":1,"opaque":2,"extFields":{{{}}}}}"#, fields.join(","))
+        };
+        assert!(decode(with_fields(MAX_FIELDS).as_bytes()).is_ok());
+        assert_eq!(error(&with_fields(MAX_FIELDS + 1)), "header has too many fields");
+        let with_name = |length: usize| {
+            format!(
+                r#"{{"code":1,"opaque":2,"extFields":{{"{}":"v"}}}}"#,
+                "n".repeat(length)
+            )
+        };
+        assert!(decode(with_name(MAX_FIELD_NAME_BYTES).as_bytes()).is_ok());
+        assert!(error(&with_name(MAX_FIELD_NAME_BYTES + 1)).contains("over the limit"));
+        let with_remark =
+            |length: usize| format!(r#"{{"code":1,"opaque":2,"remark":"{}"}}"#, "r".repeat(length));
+        assert!(decode(with_remark(MAX_REMARK_BYTES).as_bytes()).is_ok());
+        assert_eq!(
+            error(&with_remark(MAX_REMARK_BYTES + 1)),
+            "remark is over the limit"
+        );
+        let nested = format!(r#"{{"code":1,"opaque":2,"x":{}}}"#, "[".repeat(100_000));
+        assert!(error(&nested).contains("too deeply"));
+    }
+
+    #[test]
+    fn no_prefix_and_no_changed_byte_of_a_header_panics() {
+        let json = br#"{"code":0,"extFields":{"a":"b\u0001","n":5,"z":null},"flag":1,"language":"GO","opaque":7,"remark":"r","version":353}"#;
+        for end in 0..json.len() {
+            assert!(decode(&json[..end]).is_err());
+        }
+        for place in 0..json.len() {
+            for byte in 0..=u8::MAX {
+                let mut changed = json.to_vec();
+                changed[place] = byte;
+                if let Ok(header) = decode(&changed) {
+                    assert!(header.fields.iter().count() <= 3);
+                }
+            }
+        }
+    }
+}

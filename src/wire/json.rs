@@ -458,3 +458,239 @@ fn parse_integer(text: &str) -> Option<i64> {
         .fold(0, |value: i64, digit| value * 10 + i64::from(digit - b'0'));
     Some(if is_negative { -value } else { value })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Dialect, JsonReader};
+    use crate::wire::limits::MAX_JSON_DEPTH;
+
+    /// Reads any one value to its end.
+    fn check(text: &str, dialect: Dialect) -> Result<(), String> {
+        let mut reader = JsonReader::new(text.as_bytes(), dialect).map_err(|error| error.to_string())?;
+        reader.skip_value();
+        reader.finish().map_err(|error| error.to_string())
+    }
+
+    const SOUND: [&str; 24] = [
+        "{}",
+        "[]",
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0",
+        "12345678901234567890",
+        "-1.5e+10",
+        "0.1E-2",
+        "1e5",
+        r#""""#,
+        r#""a\"b\\\u00e9""#,
+        r#"{"a":1}"#,
+        r#"{"a":1,"b":[1,2,{"c":null}]}"#,
+        "[[],{},[{}]]",
+        "  {  }  ",
+        "\t\n\r[ 1 , 2 ]\n",
+        "{ \"a\" : { \"b\" : [ ] } }",
+        r#"{"a":1,"a":2}"#,
+        r#"{"":""}"#,
+        r#"["\/"]"#,
+        "\"\u{e9}\u{1f600}\"",
+        "[true,false,null]",
+    ];
+
+    const BROKEN: [&str; 44] = [
+        "",
+        " ",
+        "{",
+        "[",
+        "}",
+        "]",
+        "{]",
+        "[}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{,\"a\":1}",
+        "{\"a\":1 \"b\":2}",
+        "{\"a\" 1}",
+        "{a:1}",
+        "{'a':1}",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1",
+        "{\"a\":1",
+        "\"abc",
+        "\"abc\\\"",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\u12g4\"",
+        "\"\\",
+        "01",
+        "-",
+        "-01",
+        "+1",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "0x10",
+        "nul",
+        "nulll",
+        "True",
+        "{} {}",
+        "[] x",
+        "1 2",
+        "NaN",
+        "\u{feff}{}",
+    ];
+
+    #[test]
+    fn sound_text_passes_and_broken_text_does_not() {
+        for text in SOUND {
+            assert_eq!(check(text, Dialect::Standard), Ok(()), "{text}");
+            assert_eq!(check(text, Dialect::Fastjson), Ok(()), "{text}");
+        }
+        for text in BROKEN {
+            assert!(check(text, Dialect::Standard).is_err(), "{text}");
+            assert!(check(text, Dialect::Fastjson).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_another_reader_on_every_prefix_and_every_changed_byte() {
+        let text = r#"{"brokerDatas":[{"brokerAddrs":{"0":"127.0.0.1:10911"},"n":-12.5e3}],"x":[true,null,"\u00e9\n"]}"#;
+        let agree = |bytes: &[u8]| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            // The other reader refuses raw control characters and half surrogate pairs, which are let through here.
+            if text.bytes().any(|byte| byte < 0x20) || text.to_lowercase().contains("\\ud") {
+                return;
+            }
+            let expected = serde_json::from_str::<serde_json::Value>(text);
+            // It refuses numbers beyond the largest float, too.
+            if expected
+                .as_ref()
+                .is_err_and(|error| error.to_string().contains("out of range"))
+            {
+                return;
+            }
+            assert_eq!(check(text, Dialect::Standard).is_ok(), expected.is_ok(), "{text}");
+        };
+        for end in 0..text.len() {
+            agree(&text.as_bytes()[..end]);
+        }
+        for place in 0..text.len() {
+            for byte in b"\"\\{}[]:,0-1.eEtfn xu/\0\x01\x80" {
+                let mut changed = text.as_bytes().to_vec();
+                changed[place] = *byte;
+                agree(&changed);
+                changed.remove(place);
+                agree(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn bare_integer_keys_are_of_the_dialect_only() {
+        let text = r#"{0:"a",-1:"b","2":"c"}"#;
+        assert!(check(text, Dialect::Standard).is_err());
+        let mut reader = JsonReader::new(text.as_bytes(), Dialect::Fastjson).unwrap();
+        let mut found = Vec::new();
+        reader.enter_object();
+        while let Some(key) = reader.next_key() {
+            found.push((
+                key.text().into_owned(),
+                reader.string().unwrap().text().into_owned(),
+            ));
+        }
+        reader.finish().unwrap();
+        let expected =
+            [("0", "a"), ("-1", "b"), ("2", "c")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(found, expected);
+        for broken in ["{1.5:0}", "{-:0}", "{01:0}", "{1e3:0}", "{x:0}"] {
+            assert!(check(broken, Dialect::Fastjson).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            assert_eq!(check(&nested(MAX_JSON_DEPTH), Dialect::Standard), Ok(()));
+            let error = check(&nested(MAX_JSON_DEPTH + 1), Dialect::Standard).unwrap_err();
+            assert!(error.contains("too deeply"), "{error}");
+            assert!(check(&open.repeat(1_000_000), Dialect::Standard).is_err());
+        }
+    }
+
+    #[test]
+    fn integers_have_their_range() {
+        fn integer<T: TryFrom<i64>>(text: &str) -> Result<Option<T>, String> {
+            let mut reader = JsonReader::new(text.as_bytes(), Dialect::Standard).unwrap();
+            let value = reader.integer();
+            reader.finish().map(|()| value).map_err(|error| error.to_string())
+        }
+        assert_eq!(integer::<i32>("2147483647"), Ok(Some(i32::MAX)));
+        assert_eq!(integer::<i32>("-2147483648"), Ok(Some(i32::MIN)));
+        assert_eq!(integer::<i64>("9223372036854775807"), Ok(Some(i64::MAX)));
+        assert_eq!(integer::<i64>("-9223372036854775808"), Ok(Some(i64::MIN)));
+        assert_eq!(
+            integer::<i64>("-999999999999999999"),
+            Ok(Some(-999_999_999_999_999_999))
+        );
+        assert_eq!(integer::<u32>(" 0 "), Ok(Some(0)));
+        assert_eq!(integer::<i32>("null"), Ok(None));
+        for text in [
+            "2147483648",
+            "-2147483649",
+            "1.0",
+            "1e2",
+            "\"1\"",
+            "true",
+            "",
+            "9223372036854775808",
+            "[1]",
+        ] {
+            assert!(integer::<i32>(text).is_err(), "{text}");
+        }
+        assert!(integer::<u32>("-1").is_err());
+        assert!(integer::<i64>("9223372036854775808").is_err());
+    }
+
+    #[test]
+    fn the_first_error_stays_and_ends_everything() {
+        let mut reader = JsonReader::new(br#"{"a":x,"b":[1,2],"c":{"d":1}}"#, Dialect::Standard).unwrap();
+        reader.enter_object();
+        assert!(reader.next_key().is_some_and(|key| key.is("a")));
+        assert_eq!(reader.integer::<i32>(), None);
+        assert!(reader.next_key().is_none());
+        assert!(!reader.next_member());
+        assert!(!reader.take_key("\"b\":"));
+        reader.enter_array();
+        assert!(!reader.next_element());
+        assert!(reader.scalar().is_none() && reader.string().is_none() && reader.optional_string().is_none());
+        reader.skip_value();
+        let error = reader.finish().unwrap_err().to_string();
+        assert_eq!(error, "no digit at byte 5 of the JSON text");
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_an_error() {
+        for bytes in [
+            &b"\"\xff\""[..],
+            b"\"\xed\xa0\x80\"",
+            b"\"\xc0\xaf\"",
+            b"\"\xe4\xb8\"",
+        ] {
+            let error = JsonReader::new(bytes, Dialect::Standard).unwrap_err();
+            assert_eq!(error.reason(), "JSON text is not UTF-8");
+        }
+    }
+
+    #[test]
+    fn raw_control_characters_are_let_through() {
+        assert_eq!(check("\"a\u{1}b\u{2}\tc\"", Dialect::Standard), Ok(()));
+    }
+}

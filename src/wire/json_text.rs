@@ -64,11 +64,13 @@ const QUOTES: u64 = LOW_BITS * b'"' as u64;
 const BACKSLASHES: u64 = LOW_BITS * b'\\' as u64;
 
 /// High bits set for the bytes that are zero; exact up to and including the lowest of them.
+#[inline]
 fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS
 }
 
 /// Length of the part before the first quote or backslash, eight bytes at a time.
+#[inline]
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
     let mut length = 0;
     let mut rest = bytes;
@@ -231,4 +233,133 @@ fn hex_digit(value: u8) -> u8 {
 /// Appends an integer.
 pub(crate) fn write_integer(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(Decimal::new(value).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::{
+        JsonText, needs_escapes, plain_length, unescape, write_escaped, write_integer, write_string,
+    };
+
+    fn written(text: &str) -> String {
+        let mut out = Vec::new();
+        write_string(&mut out, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_byte_is_found_at_every_place() {
+        for length in 0..40 {
+            for place in 0..length {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = vec![b'x'; length];
+                    bytes[place] = byte;
+                    let ends = matches!(byte, b'"' | b'\\');
+                    assert_eq!(
+                        plain_length(&bytes),
+                        if ends { place } else { length },
+                        "{byte} at {place} of {length}"
+                    );
+                    assert_eq!(
+                        needs_escapes(&bytes),
+                        ends || byte < 0x20,
+                        "{byte} at {place} of {length}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_do_not_hide_or_feign_an_end() {
+        // Bytes one below and one above the ones that are looked for, where a borrow could go wrong.
+        for pair in [
+            [b'"', b'#'],
+            [b'#', b'"'],
+            [b'!', b'"'],
+            [b'"', b'!'],
+            [b'\\', b']'],
+            [0x80, b'"'],
+            [0xFF, 0xFF],
+        ] {
+            for place in 0..15 {
+                let mut bytes = vec![0x80; 17];
+                bytes[place..place + 2].copy_from_slice(&pair);
+                let expected = bytes
+                    .iter()
+                    .position(|byte| matches!(byte, b'"' | b'\\'))
+                    .unwrap_or(17);
+                assert_eq!(plain_length(&bytes), expected, "{pair:?} at {place}");
+                assert_eq!(needs_escapes(&bytes), expected < 17, "{pair:?} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_another_reader_reads() {
+        let all_controls: String = (0..0x20_u8).map(char::from).collect();
+        for text in [
+            "",
+            "plain",
+            "a\"b\\c/d",
+            "caf\u{e9} \u{4e2d}\u{6587} \u{1f600}",
+            "TAGS\u{1}TagA\u{2}",
+            "\u{7f}",
+            &all_controls,
+        ] {
+            let json = written(text);
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            // No raw control character, as RFC 8259 demands.
+            assert!(json.bytes().all(|byte| byte >= 0x20), "{json:?}");
+        }
+        assert_eq!(written("a\u{1}b\u{2}"), r#""a\u0001b\u0002""#);
+        assert_eq!(written("\n\r\t\u{1f}"), r#""\n\r\t\u001f""#);
+    }
+
+    #[test]
+    fn text_that_needs_no_escapes_is_copied() {
+        let mut out = b"x".to_vec();
+        write_escaped(&mut out, "abc");
+        write_integer(&mut out, -42);
+        assert_eq!(out, b"xabc-42");
+    }
+
+    #[test]
+    fn escapes_are_resolved() {
+        for (raw, expected) in [
+            (r#"\"\\\/\b\f\n\r\t"#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r"TAGS\u0001T\u0002", "TAGS\u{1}T\u{2}"),
+            (r"\u00e9\u4E2d", "\u{e9}\u{4e2d}"),
+            (r"\ud83d\ude00!", "\u{1f600}!"),
+            (r"\uD83D\uDE00", "\u{1f600}"),
+        ] {
+            assert_eq!(unescape(raw), expected);
+        }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced() {
+        for (raw, expected) in [
+            (r"a\ud83d", "a\u{fffd}"),
+            (r"\ud83dx", "\u{fffd}x"),
+            (r"\ude00", "\u{fffd}"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+            (r"\ud83d\u0041", "\u{fffd}A"),
+            (r"\ud83d\n", "\u{fffd}\n"),
+        ] {
+            assert_eq!(unescape(raw), expected, "{raw}");
+        }
+    }
+
+    #[test]
+    fn plain_text_is_borrowed_and_escaped_text_compared_resolved() {
+        let plain = JsonText::of_raw("queueId");
+        assert!(matches!(plain.text(), Cow::Borrowed("queueId")));
+        assert!(plain.is("queueId") && !plain.is("queue") && !plain.is_escaped());
+        let escaped = JsonText::of_raw("\"queue\\u0049d");
+        assert!(escaped.is("queueId") && !escaped.is("\"queue\\u0049d") && escaped.is_escaped());
+        assert_eq!(escaped.text(), "queueId");
+    }
 }

@@ -100,6 +100,12 @@ pub(crate) fn producers_register_and_sign_off(version: &str) {
             .all(|(_, ids)| *ids == [id.clone()])
     });
     shut_down(&producer);
+    // The broker also forgets who closes his connection; that the producer said goodbye stands in its log.
+    for broker in ["broker-a", "broker-b"] {
+        wait_until("the broker has noted the goodbye", || {
+            cluster.log_tells(broker, &["unregister a producer[registered]", &id])
+        });
+    }
     wait_until("no broker knows the producer", || {
         cluster
             .producers("registered")

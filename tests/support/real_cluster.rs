@@ -103,6 +103,32 @@ impl RealCluster {
         .or_panic(&format!("tests/cluster/node {name} {action}"));
     }
 
+    /// Whether some line of a node's logs contains all of these.
+    pub(crate) fn log_tells(&self, node: &str, parts: &[&str]) -> bool {
+        let mut folders = vec![self.folder.join(node).join("logs")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+            {
+                if entry.is_dir() {
+                    folders.push(entry);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&entry).unwrap_or_default();
+                if text
+                    .lines()
+                    .any(|line| parts.iter().all(|part| line.contains(part)))
+                {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// Gives one command to the cluster's Java client (`tests/java/ReadAll.java` lists them).
     #[track_caller]
     pub(crate) fn java(&self, command: &str) -> Vec<Value> {

@@ -94,3 +94,93 @@ fn read_groups(reader: &mut JsonReader<'_>) -> Vec<String> {
     }
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ReceivedHeartbeat, encode_heartbeat};
+    use crate::wire::limits::MAX_GROUPS_PER_HEARTBEAT;
+
+    fn parse(text: &str) -> Result<ReceivedHeartbeat, String> {
+        ReceivedHeartbeat::parse(text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn is_written_as_java_writes_it() {
+        let mut out = Vec::new();
+        encode_heartbeat(
+            &mut out,
+            "10.0.0.5@1234",
+            ["CLIENT_INNER_PRODUCER", "my_group"].into_iter(),
+        );
+        // From `HeartbeatData` of 4.7.0.
+        let expected = r#"{"clientID":"10.0.0.5@1234","consumerDataSet":[],"producerDataSet":[{"groupName":"CLIENT_INNER_PRODUCER"},{"groupName":"my_group"}]}"#;
+        assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        let received = ReceivedHeartbeat::parse(&out).unwrap();
+        assert_eq!(received.client_id, "10.0.0.5@1234");
+        assert_eq!(received.producer_groups, ["CLIENT_INNER_PRODUCER", "my_group"]);
+        assert!(received.consumer_groups.is_empty());
+    }
+
+    #[test]
+    fn odd_names_are_escaped() {
+        let mut out = Vec::new();
+        encode_heartbeat(&mut out, "a\"b\n", ["\u{4e2d}\\"].into_iter());
+        let received = ReceivedHeartbeat::parse(&out).unwrap();
+        assert_eq!(
+            (received.client_id.as_str(), received.producer_groups),
+            ("a\"b\n", vec!["\u{4e2d}\\".to_owned()])
+        );
+    }
+
+    #[test]
+    fn consumers_and_later_keys_are_read_over() {
+        // [probe] `consumerDataSet` may be missing; 5.x adds the fingerprint.
+        let text = r#"{"clientID":"c","heartbeatFingerprint":0,"producerDataSet":null,"withoutSub":false}"#;
+        assert!(parse(text).unwrap().producer_groups.is_empty());
+        let text = r#"{"clientID":"c","consumerDataSet":[{"consumeFromWhere":"CONSUME_FROM_LAST_OFFSET","groupName":"cg","subscriptionDataSet":[{"codeSet":[1],"topic":"t"}]}],"producerDataSet":[]}"#;
+        assert_eq!(parse(text).unwrap().consumer_groups, ["cg"]);
+    }
+
+    #[test]
+    fn what_is_no_heartbeat_is_an_error() {
+        for (text, expected) in [
+            ("{}", "heartbeat has no clientID"),
+            (r#"{"clientID":null}"#, "heartbeat has no clientID"),
+            (
+                r#"{"clientID":"c","producerDataSet":[{}]}"#,
+                "group without a name in a heartbeat",
+            ),
+            (
+                r#"{"clientID":"c","producerDataSet":["g"]}"#,
+                "no object at byte 35 of the JSON text",
+            ),
+            (
+                r#"{"clientID":"c""#,
+                "JSON text ends where comma or end of object was expected",
+            ),
+            ("", "JSON text ends where object was expected"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_groups_has_a_limit() {
+        let mut out = Vec::new();
+        encode_heartbeat(&mut out, "c", std::iter::repeat_n("g", MAX_GROUPS_PER_HEARTBEAT));
+        assert_eq!(
+            ReceivedHeartbeat::parse(&out).unwrap().producer_groups.len(),
+            MAX_GROUPS_PER_HEARTBEAT
+        );
+        out.clear();
+        encode_heartbeat(
+            &mut out,
+            "c",
+            std::iter::repeat_n("g", MAX_GROUPS_PER_HEARTBEAT + 1),
+        );
+        assert_eq!(
+            ReceivedHeartbeat::parse(&out).unwrap_err().reason(),
+            "heartbeat has too many groups"
+        );
+    }
+}

@@ -300,3 +300,221 @@ fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
     json_text::write_integer(out, queue.write_queue_nums.into());
     out.push(b'}');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BrokerData, GetRoute, QueueData, ReceivedGetRoute, RouteData, RouteDialect};
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::header::{Envelope, Header, Language, encode_frame};
+    use crate::wire::limits::{MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
+
+    /// As 4.7.0 answers for TBW102.
+    const OF_4_7_0: &str = r#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911"},"brokerName":"broker-a","cluster":"DefaultCluster"}],"filterServerTable":{},"queueDatas":[{"brokerName":"broker-a","perm":7,"readQueueNums":8,"topicSynFlag":0,"writeQueueNums":8}]}"#;
+
+    fn parse(text: &str) -> Result<RouteData, String> {
+        RouteData::parse(text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn route() -> RouteData {
+        let broker = BrokerData {
+            cluster: "DefaultCluster".to_owned(),
+            broker_name: "broker-a".to_owned(),
+            broker_addresses: [(0, "127.0.0.1:10911".to_owned())].into(),
+        };
+        let queue = QueueData {
+            broker_name: "broker-a".to_owned(),
+            read_queue_nums: 8,
+            write_queue_nums: 8,
+            perm: 7,
+            topic_sys_flag: 0,
+        };
+        RouteData {
+            broker_datas: vec![broker],
+            queue_datas: vec![queue],
+            order_topic_conf: None,
+        }
+    }
+
+    #[test]
+    fn both_dialects_are_read_and_written() {
+        assert_eq!(parse(OF_4_7_0), Ok(route()));
+        let standard = OF_4_7_0
+            .replace("{0:", "{\"0\":")
+            .replace("topicSynFlag", "topicSysFlag");
+        assert_eq!(parse(&standard), Ok(route()));
+        for (dialect, expected) in [
+            (RouteDialect::Fastjson, OF_4_7_0),
+            (RouteDialect::Standard, &standard),
+        ] {
+            let mut out = Vec::new();
+            route().encode(&mut out, dialect);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn several_brokers_slaves_and_an_order_configuration() {
+        let mut sent = route();
+        sent.broker_datas[0]
+            .broker_addresses
+            .extend([(-1, "[fd00::2]:10911".to_owned()), (2, "slave:1".to_owned())]);
+        sent.broker_datas.push(BrokerData {
+            broker_name: "b\"\u{4e2d}".to_owned(),
+            ..BrokerData::default()
+        });
+        sent.queue_datas.push(QueueData {
+            broker_name: "b".to_owned(),
+            topic_sys_flag: -1,
+            ..QueueData::default()
+        });
+        sent.order_topic_conf = Some("broker-a:4;broker-b:4".to_owned());
+        for dialect in [RouteDialect::Fastjson, RouteDialect::Standard] {
+            let mut out = Vec::new();
+            sent.encode(&mut out, dialect);
+            assert_eq!(RouteData::parse(&out).unwrap(), sent);
+        }
+    }
+
+    #[test]
+    fn what_later_servers_add_is_read_over() {
+        // 5.x with `zoneName`, `enableActingMaster` and the mapping of static topics, whose keys are bare as well.
+        let text = r#"{"brokerDatas":[{"brokerAddrs":{"0":"h:1"},"brokerName":"a","cluster":"c","enableActingMaster":false,"zoneName":"z"}],"filterServerTable":{"a":["x"]},"orderTopicConf":null,"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4,"topicSysFlag":2,"writeQueueNums":4}],"topicQueueMappingByBroker":{"a":{"currIdMap":{0:1,1:2},"epoch":5}}}"#;
+        let route = parse(text).unwrap();
+        assert_eq!(
+            (route.queue_datas[0].topic_sys_flag, route.order_topic_conf),
+            (2, None)
+        );
+        assert_eq!(parse("{}"), Ok(RouteData::default()));
+        assert_eq!(
+            parse(r#"{"brokerDatas":null,"queueDatas":null}"#),
+            Ok(RouteData::default())
+        );
+        let without_addresses = parse(r#"{"brokerDatas":[{"brokerName":"a","brokerAddrs":null}]}"#).unwrap();
+        assert!(without_addresses.broker_datas[0].broker_addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_route_is_an_error() {
+        let queue = "queue data without broker name, queue counts or permission in a route";
+        for (text, expected) in [
+            ("", "JSON text ends where object was expected"),
+            ("[]", "no object at byte 0 of the JSON text"),
+            (
+                r#"{"brokerDatas":[{"cluster":"c"}]}"#,
+                "broker without a name in route data",
+            ),
+            (
+                r#"{"brokerDatas":[{"brokerName":"a","brokerAddrs":{"x":"h:1"}}]}"#,
+                "broker id in route data is no number",
+            ),
+            (r#"{"queueDatas":[{}]}"#, queue),
+            (
+                r#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4}]}"#,
+                queue,
+            ),
+            (
+                r#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":-4}]}"#,
+                "JSON number -4 is out of range",
+            ),
+            (
+                r#"{"queueDatas":[{"brokerName":5}]}"#,
+                "no string at byte 29 of the JSON text",
+            ),
+            (r#"{"queueDatas":[1]}"#, "no object at byte 15 of the JSON text"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+        for end in 0..OF_4_7_0.len() {
+            assert!(parse(&OF_4_7_0[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_panics() {
+        for place in 0..OF_4_7_0.len() {
+            for byte in b"\"\\{}[]:,0-9ex\x00\xff" {
+                let mut bytes = OF_4_7_0.as_bytes().to_vec();
+                bytes[place] = *byte;
+                if let Ok(route) = RouteData::parse(&bytes) {
+                    assert!(route.broker_datas.len() <= 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let with_queues = |read: u32, write: u32| {
+            format!(
+                r#"{{"queueDatas":[{{"brokerName":"a","perm":6,"readQueueNums":{read},"writeQueueNums":{write}}},{{"brokerName":"b","perm":6,"readQueueNums":1,"writeQueueNums":1}}]}}"#
+            )
+        };
+        assert!(parse(&with_queues(MAX_QUEUES_PER_TOPIC - 1, MAX_QUEUES_PER_TOPIC - 1)).is_ok());
+        for (read, write) in [
+            (MAX_QUEUES_PER_TOPIC, 0),
+            (0, MAX_QUEUES_PER_TOPIC),
+            (u32::MAX, u32::MAX),
+        ] {
+            assert!(
+                parse(&with_queues(read, write))
+                    .unwrap_err()
+                    .contains("over the limit of 65536")
+            );
+        }
+        let brokers = |count: usize| {
+            format!(
+                r#"{{"brokerDatas":[{}]}}"#,
+                vec![r#"{"brokerName":"a"}"#; count].join(",")
+            )
+        };
+        assert_eq!(
+            parse(&brokers(MAX_BROKERS)).unwrap().broker_datas.len(),
+            MAX_BROKERS
+        );
+        assert_eq!(
+            parse(&brokers(MAX_BROKERS + 1)).unwrap_err(),
+            "route with more than 4096 brokers"
+        );
+        let addresses: Vec<String> = (0..1025).map(|id| format!(r#"{id}:"h""#)).collect();
+        let text = format!(
+            r#"{{"brokerDatas":[{{"brokerName":"a","brokerAddrs":{{{}}}}}]}}"#,
+            addresses.join(",")
+        );
+        assert_eq!(parse(&text).unwrap_err(), "broker with more than 1024 addresses");
+    }
+
+    #[test]
+    fn the_request_is_read_as_it_was_written() {
+        for accept_standard_json_only in [true, false] {
+            let envelope = Envelope {
+                code: 105,
+                opaque: 1,
+                flag: 0,
+                language: Language::OTHER,
+                version: 513,
+                remark: None,
+                serialization: Serialization::Json,
+            };
+            let request = GetRoute {
+                topic: "TopicTest",
+                accept_standard_json_only,
+            };
+            let mut out = Vec::new();
+            encode_frame(&mut out, &envelope, |writer| request.write(writer), b"").unwrap();
+            let (frame, _) = split_frame(&out).unwrap().unwrap();
+            let received = ReceivedGetRoute::decode(&frame.header().unwrap()).unwrap();
+            assert_eq!(
+                received,
+                ReceivedGetRoute {
+                    topic: "TopicTest".into(),
+                    accept_standard_json_only
+                }
+            );
+        }
+        let header = Header::decode(Serialization::Json, br#"{"code":105,"opaque":1}"#).unwrap();
+        assert_eq!(
+            ReceivedGetRoute::decode(&header).unwrap_err().reason(),
+            "request for a route has no topic"
+        );
+    }
+}

@@ -335,3 +335,311 @@ fn unusable_reply(header: &Header<'_>) -> WireError {
         shown("queueOffset"),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PropertyList, ReceivedSend, SendMessage, SendReply};
+    use crate::wire::command::Command;
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::header::{Envelope, FieldWriter, Header, Language, encode_frame};
+
+    fn envelope(code: i32) -> Envelope<'static> {
+        Envelope {
+            code,
+            opaque: 7,
+            flag: 0,
+            language: Language::OTHER,
+            version: 513,
+            remark: None,
+            serialization: Serialization::Json,
+        }
+    }
+
+    fn frame(code: i32, serialization: Serialization, write: impl FnOnce(&mut FieldWriter<'_>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_frame(
+            &mut out,
+            &Envelope {
+                serialization,
+                ..envelope(code)
+            },
+            write,
+            b"body",
+        )
+        .unwrap();
+        out
+    }
+
+    fn command(frame: &[u8]) -> Command {
+        Command::decode(split_frame(frame).unwrap().unwrap().0).unwrap()
+    }
+
+    fn own() -> Vec<(Box<str>, Box<str>)> {
+        vec![("TAGS".into(), "TagA".into()), ("k\u{e9}".into(), "v\"".into())]
+    }
+
+    fn message(own: &[(Box<str>, Box<str>)]) -> SendMessage<'_> {
+        SendMessage {
+            producer_group: "PG",
+            topic: "TopicTest",
+            default_topic: "TBW102",
+            default_topic_queue_nums: 4,
+            queue_id: 3,
+            sys_flag: 1,
+            born_timestamp_ms: 1_795_423_244_454,
+            flag: -2,
+            properties: PropertyList {
+                own,
+                added: &[("UNIQ_KEY", "FD00"), ("WAIT", "true")],
+            },
+            reconsume_times: 0,
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: false,
+            broker_name: None,
+        }
+    }
+
+    const PROPERTIES: &str = "TAGS\u{1}TagA\u{2}k\u{e9}\u{1}v\"\u{2}UNIQ_KEY\u{1}FD00\u{2}WAIT\u{1}true\u{2}";
+
+    #[test]
+    fn fields_have_the_names_of_their_version() {
+        let own = own();
+        let sent = message(&own);
+        let long = command(&frame(10, Serialization::Json, |writer| sent.write_v1(writer))).fields;
+        let expected = [
+            ("producerGroup", "PG"),
+            ("topic", "TopicTest"),
+            ("defaultTopic", "TBW102"),
+            ("defaultTopicQueueNums", "4"),
+            ("queueId", "3"),
+            ("sysFlag", "1"),
+            ("bornTimestamp", "1795423244454"),
+            ("flag", "-2"),
+            ("properties", PROPERTIES),
+            ("reconsumeTimes", "0"),
+            ("unitMode", "false"),
+            ("batch", "false"),
+        ];
+        let owned = |pair: (&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
+        assert_eq!(long, expected.map(owned));
+        let short = command(&frame(310, Serialization::Binary, |writer| sent.write_v2(writer))).fields;
+        let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "m"];
+        let values = expected.map(|(_, value)| value);
+        let expected: Vec<_> = letters.into_iter().zip(values).map(owned).collect();
+        assert_eq!(short, expected);
+    }
+
+    #[test]
+    fn what_is_sent_is_received_in_both_versions_and_forms() {
+        let own = own();
+        let plain = message(&own);
+        let full = SendMessage {
+            queue_id: -1,
+            unit_mode: true,
+            batch: true,
+            reconsume_times: 2,
+            max_reconsume_times: Some(16),
+            broker_name: Some("broker-a"),
+            ..plain
+        };
+        for sent in [plain, full] {
+            for (code, serialization) in [
+                (10, Serialization::Json),
+                (324, Serialization::Binary),
+                (310, Serialization::Json),
+                (320, Serialization::Binary),
+                (325, Serialization::Json),
+            ] {
+                let bytes = frame(code, serialization, |writer| {
+                    if matches!(code, 10 | 324) {
+                        sent.write_v1(writer);
+                    } else {
+                        sent.write_v2(writer);
+                    }
+                });
+                let (found, _) = split_frame(&bytes).unwrap().unwrap();
+                let received = ReceivedSend::decode(&found.header().unwrap()).unwrap();
+                assert_eq!(
+                    (
+                        &*received.producer_group,
+                        &*received.topic,
+                        &*received.default_topic
+                    ),
+                    ("PG", "TopicTest", "TBW102")
+                );
+                assert_eq!(
+                    (received.default_topic_queue_nums, received.queue_id),
+                    (4, sent.queue_id)
+                );
+                assert_eq!(
+                    (received.sys_flag, received.born_timestamp_ms, received.flag),
+                    (1, 1_795_423_244_454, -2)
+                );
+                assert_eq!(received.properties, PROPERTIES);
+                assert_eq!(
+                    (received.reconsume_times, received.max_reconsume_times),
+                    (sent.reconsume_times, sent.max_reconsume_times)
+                );
+                assert_eq!((received.unit_mode, received.batch), (sent.unit_mode, sent.batch));
+                assert_eq!(received.broker_name.as_deref(), sent.broker_name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_properties_is_that_of_their_text() {
+        assert_eq!(message(&own()).properties.encoded_len(), PROPERTIES.len());
+        assert_eq!(PropertyList::default().encoded_len(), 0);
+        assert_eq!(PropertyList::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_send_without_what_it_must_have_is_refused() {
+        let sound = r#""a":"g","b":"t","c":"T","d":"4","e":"0","f":"0","g":"1","h":"0""#;
+        let decode = |fields: &str, code: i32| {
+            let json = format!(r#"{{"code":{code},"opaque":1,"extFields":{{{fields}}}}}"#);
+            let header = Header::decode(Serialization::Json, json.as_bytes()).unwrap();
+            ReceivedSend::decode(&header)
+                .map(|send| send.topic.into_owned())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(decode(sound, 310), Ok("t".to_owned()));
+        assert_eq!(
+            decode(&sound.replace(r#""b":"t","#, ""), 310),
+            Err("header field b is missing".to_owned())
+        );
+        assert_eq!(
+            decode(&sound.replace(r#","h":"0""#, ""), 310),
+            Err("header field h is missing".to_owned())
+        );
+        let error = decode(&sound.replace(r#""e":"0""#, r#""e":"abc""#), 310).unwrap_err();
+        assert_eq!(error, "header field e is not a number that fits: abc");
+        assert!(decode(&format!(r#"{sound},"j":"x""#), 310).is_err());
+        assert_eq!(
+            decode(sound, 10),
+            Err("header field producerGroup is missing".to_owned())
+        );
+        assert_eq!(
+            decode(sound, 34),
+            Err("request code 34 HEART_BEAT is no send".to_owned())
+        );
+    }
+
+    fn reply(json: &str) -> Result<SendReply, String> {
+        let header = Header::decode(Serialization::Json, json.as_bytes()).unwrap();
+        SendReply::decode(&header).map_err(|error| error.to_string())
+    }
+
+    const FIELDS: &str = r#""queueId":"3","transactionId":"FD00","msgId":"7F0000010000465A00000000000079DE","TRACE_ON":"true","MSG_REGION":"DefaultRegion","queueOffset":"9""#;
+
+    fn reply_with(code: i32, fields: &str) -> Result<SendReply, String> {
+        reply(&format!(
+            r#"{{"code":{code},"extFields":{{{fields}}},"flag":1,"opaque":7}}"#
+        ))
+    }
+
+    #[test]
+    fn replies_to_stored_messages_are_read() {
+        for code in [0, 10, 11, 12] {
+            let reply = reply_with(code, FIELDS).unwrap();
+            assert_eq!(
+                reply.offset_message_id.as_str(),
+                "7F0000010000465A00000000000079DE"
+            );
+            assert_eq!((reply.queue_id, reply.queue_offset), (3, 9));
+            assert_eq!(
+                reply.transaction_id.map(|id| id.to_string()).as_deref(),
+                Some("FD00")
+            );
+            assert_eq!((reply.region_id.clone(), reply.trace_on), (None, true));
+            for serialization in [Serialization::Json, Serialization::Binary] {
+                let bytes = frame(code, serialization, |writer| reply.write(writer));
+                let (found, _) = split_frame(&bytes).unwrap().unwrap();
+                assert_eq!(SendReply::decode(&found.header().unwrap()).unwrap(), reply);
+            }
+        }
+    }
+
+    #[test]
+    fn optional_parts_of_a_reply_have_their_defaults() {
+        let reply = reply_with(
+            0,
+            r#""queueId":0,"msgId":"7F0000010000465A00000000000079DE","queueOffset":18446744073709551615"#,
+        )
+        .unwrap();
+        assert_eq!((reply.queue_id, reply.queue_offset), (0, u64::MAX));
+        assert_eq!(
+            (reply.transaction_id, reply.region_id, reply.trace_on),
+            (None, None, true)
+        );
+        let odd = reply_with(
+            0,
+            &FIELDS
+                .replace("\"true\"", "\"false\"")
+                .replace("DefaultRegion", "hangzhou")
+                .replace("FD00", ""),
+        );
+        let odd = odd.unwrap();
+        assert_eq!(
+            (odd.region_id.as_deref(), odd.trace_on, odd.transaction_id),
+            (Some("hangzhou"), false, None)
+        );
+    }
+
+    #[test]
+    fn a_reply_to_a_batch_gives_its_first_id() {
+        let ids = r#""msgId":"7F0000010000465A0000000000000001,7F0000010000465A0000000000000002""#;
+        let reply = reply_with(0, &format!(r#"{ids},"queueId":"1","queueOffset":"5""#)).unwrap();
+        assert_eq!(
+            reply.offset_message_id.as_str(),
+            "7F0000010000465A0000000000000001"
+        );
+    }
+
+    #[test]
+    fn nothing_is_made_up() {
+        let unusable = |fields: &str, expected: &str| {
+            let error = reply_with(0, fields).unwrap_err();
+            assert!(
+                error.starts_with("reply to a send without a usable place of the message"),
+                "{error}"
+            );
+            assert!(error.contains(expected), "{error}");
+        };
+        unusable("", "msgId missing, queueId missing, queueOffset missing");
+        unusable(&FIELDS.replace("\"queueId\":\"3\",", ""), "queueId missing");
+        unusable(&FIELDS.replace("\"3\"", "\"-1\""), "queueId -1");
+        unusable(&FIELDS.replace("\"3\"", "\"\""), "queueId ,");
+        unusable(&FIELDS.replace("\"9\"", "\"nine\""), "queueOffset nine");
+        unusable(&FIELDS.replace("\"9\"", "\"-1\""), "queueOffset -1");
+        unusable(&FIELDS.replace("7F0000010000465A00000000000079DE", ""), "msgId ,");
+        unusable(
+            &FIELDS.replace("7F0000010000465A00000000000079DE", &"A".repeat(63)),
+            "msgId AAA",
+        );
+        unusable(
+            &FIELDS.replace(
+                "\"queueOffset\":\"9\"",
+                "\"queueOffset\":\"9\",\"queueOffset\":\"x\"",
+            ),
+            "queueOffset x",
+        );
+    }
+
+    #[test]
+    fn other_codes_are_no_success() {
+        for code in [1, 2, 13, 14, 16, 17, 9999, -1] {
+            assert!(
+                reply_with(code, FIELDS)
+                    .unwrap_err()
+                    .contains("does not say that a message was stored")
+            );
+        }
+        assert!(
+            reply(r#"{"code":2,"flag":1,"opaque":7,"remark":"busy"}"#)
+                .unwrap_err()
+                .starts_with("response code 2 SYSTEM_BUSY")
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! Ordered sends: one message on its way per queue, the others behind it.
+//!
+//! 1. A queue has a lane while somebody is in it. Whoever comes later waits behind, in the order of coming.
+//! 2. Whoever leaves with an outcome lets the next one in. Whoever leaves without knowing whether his message is stored ends
+//!    the order: all who wait behind him are told, and nothing of theirs is sent.
+//! 3. The next one is let in where the one before leaves. So that a thousand who fail at once do not stack up, a thread that
+//!    is letting somebody in puts the next into a list and comes to it when it is done.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    error::{Delivery, Error, Phase, Written},
+    message::MessageQueue,
+    net::{
+        deadline::Deadline,
+        sync::{AtomicU64, Mutex, Ordering, channel},
+    },
+};
+
+type Enter = Box<dyn FnOnce(Result<Turn, Error>) + Send>;
+
+struct Waiting {
+    number: u64,
+    enter: Enter,
+}
+
+#[derive(Default)]
+pub(super) struct Lanes {
+    /// A queue is in the map while somebody is in its lane.
+    lanes: Mutex<HashMap<MessageQueue, VecDeque<Waiting>>>,
+    next_number: AtomicU64,
+}
+
+/// The right to send to a queue. Dropping it without [`Turn::end`] ends the order.
+pub(super) struct Turn {
+    lanes: Arc<Lanes>,
+    queue: Option<MessageQueue>,
+}
+
+thread_local! {
+    /// Those whom this thread is about to let in; `None` when it is not at it.
+    static LETTING_IN: RefCell<Option<VecDeque<(Enter, Result<Turn, Error>)>>> = const { RefCell::new(None) };
+}
+
+impl Lanes {
+    /// Calls `enter` when it is the caller's turn: now, or on the thread where the one before leaves. Returns a number to
+    /// give up waiting with.
+    pub(super) fn take_turn(self: &Arc<Self>, queue: &MessageQueue, enter: Enter) -> u64 {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let mut lanes = self.lanes.lock();
+        if let Some(waiting) = lanes.get_mut(queue) {
+            waiting.push_back(Waiting { number, enter });
+            return number;
+        }
+        lanes.insert(queue.clone(), VecDeque::new());
+        drop(lanes);
+        let_in(enter, Ok(self.turn(queue)));
+        number
+    }
+
+    /// Blocks until it is the caller's turn or the deadline is over.
+    pub(super) fn wait(self: &Arc<Self>, queue: &MessageQueue, deadline: &Deadline) -> Result<Turn, Error> {
+        let began = Instant::now();
+        let (sender, receiver) = channel::bounded(1);
+        let number = self.take_turn(queue, Box::new(move |turn| drop(sender.try_send(turn))));
+        if let Ok(turn) = receiver.recv_deadline(deadline.at()) {
+            return turn;
+        }
+        if self.give_up(queue, number) {
+            return Err(late(queue, began));
+        }
+        // It is being handed over at this moment.
+        receiver.recv().unwrap_or_else(|_| Err(late(queue, began)))
+    }
+
+    /// Takes back a wish for a turn. False if it has been granted, or is about to be.
+    pub(super) fn give_up(&self, queue: &MessageQueue, number: u64) -> bool {
+        let mut lanes = self.lanes.lock();
+        let Some(waiting) = lanes.get_mut(queue) else {
+            return false;
+        };
+        let before = waiting.len();
+        waiting.retain(|other| other.number != number);
+        waiting.len() < before
+    }
+
+    fn turn(self: &Arc<Self>, queue: &MessageQueue) -> Turn {
+        Turn {
+            lanes: Arc::clone(self),
+            queue: Some(queue.clone()),
+        }
+    }
+
+    fn next(self: &Arc<Self>, queue: &MessageQueue) {
+        let mut lanes = self.lanes.lock();
+        let next = lanes.get_mut(queue).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            lanes.remove(queue);
+        }
+        drop(lanes);
+        if let Some(next) = next {
+            let_in(next.enter, Ok(self.turn(queue)));
+        }
+    }
+
+    fn break_order(&self, queue: &MessageQueue) {
+        let waiting = self.lanes.lock().remove(queue).unwrap_or_default();
+        for behind in waiting {
+            let_in(
+                behind.enter,
+                Err(Error::OrderEnded {
+                    queue: queue.to_string().into(),
+                }),
+            );
+        }
+    }
+}
+
+impl Turn {
+    /// Leaves with what became of the message: `None` if it is stored.
+    pub(super) fn end(mut self, failure: Option<Delivery>) {
+        let Some(queue) = self.queue.take() else { return };
+        match failure {
+            None | Some(Delivery::NotStored | Delivery::Refused) => self.lanes.next(&queue),
+            Some(_) => self.lanes.break_order(&queue),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            self.lanes.break_order(&queue);
+        }
+    }
+}
+
+/// What whoever waited for his turn too long reports.
+pub(super) fn late(queue: &MessageQueue, since: Instant) -> Error {
+    Error::Timeout {
+        phase: Phase::Order,
+        target: format!("queue {queue}").into(),
+        waited: since.elapsed(),
+        written: Written::Nothing,
+    }
+}
+
+fn let_in(enter: Enter, turn: Result<Turn, Error>) {
+    let first = LETTING_IN.with_borrow_mut(|list| match list {
+        Some(list) => {
+            list.push_back((enter, turn));
+            None
+        }
+        None => {
+            *list = Some(VecDeque::new());
+            Some((enter, turn))
+        }
+    });
+    let mut next = first;
+    while let Some((enter, turn)) = next {
+        enter(turn);
+        next = LETTING_IN.with_borrow_mut(|list| {
+            let next = list.as_mut().and_then(VecDeque::pop_front);
+            if next.is_none() {
+                *list = None;
+            }
+            next
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_millis(20))
+    }
+
+    fn queue() -> MessageQueue {
+        MessageQueue::new("t", "a", 0)
+    }
+
+    #[test]
+    fn one_at_a_time_in_the_order_of_coming() {
+        let lanes = Arc::new(Lanes::default());
+        let first = lanes.wait(&queue(), &soon()).unwrap();
+        assert!(
+            lanes
+                .wait(&queue(), &soon())
+                .is_err_and(|error| error.is_timeout())
+        );
+        assert!(
+            lanes.wait(&MessageQueue::new("t", "a", 1), &soon()).is_ok(),
+            "another queue is free"
+        );
+        let (sender, entered) = channel::unbounded();
+        for number in 0..3 {
+            let sender = sender.clone();
+            lanes.take_turn(
+                &queue(),
+                Box::new(move |turn| {
+                    sender.send(number).unwrap();
+                    turn.unwrap().end(None);
+                }),
+            );
+        }
+        assert!(entered.is_empty());
+        first.end(Some(Delivery::NotStored));
+        assert_eq!(entered.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(lanes.lanes.lock().is_empty());
+    }
+
+    #[test]
+    fn an_unknown_outcome_ends_the_order_for_those_behind() {
+        let lanes = Arc::new(Lanes::default());
+        let first = lanes.wait(&queue(), &soon()).unwrap();
+        let behind = {
+            let lanes = Arc::clone(&lanes);
+            let (sender, receiver) = channel::bounded(1);
+            lanes.take_turn(&queue(), Box::new(move |turn| drop(sender.try_send(turn.err()))));
+            receiver
+        };
+        first.end(Some(Delivery::Unknown));
+        assert!(matches!(behind.recv().unwrap(), Some(Error::OrderEnded { .. })));
+        assert!(lanes.wait(&queue(), &soon()).is_ok(), "a new order can begin");
+    }
+
+    #[test]
+    fn a_long_line_that_fails_at_once_does_not_stack_up() {
+        let lanes = Arc::new(Lanes::default());
+        let first = lanes.wait(&queue(), &soon()).unwrap();
+        let (sender, entered) = channel::unbounded();
+        for _ in 0..100_000 {
+            let sender = sender.clone();
+            lanes.take_turn(
+                &queue(),
+                Box::new(move |turn| {
+                    turn.unwrap().end(Some(Delivery::Refused));
+                    sender.send(()).unwrap();
+                }),
+            );
+        }
+        thread::spawn(move || first.end(None)).join().unwrap();
+        assert_eq!(entered.len(), 100_000);
+    }
+}
