@@ -31,7 +31,7 @@ fn send_and_tell(producer: &Producer, message: &Message) {
         Ok(result) => println!("stored, less safely than configured: {result}"),
         // The message or the setting is wrong: sending again cannot help.
         Err(error @ (Error::InvalidMessage { .. } | Error::InvalidConfig { .. })) => {
-            println!("mend it: {error}")
+            println!("mend it: {error}");
         }
         Err(error) => match error.delivery() {
             // Certainly not stored: it can be sent again, or kept for later, without making a second copy.

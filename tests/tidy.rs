@@ -1,5 +1,12 @@
 //! Keeps the house in order: who may import whom, how large things may get, and that the documents tell the truth.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -178,7 +185,7 @@ fn files_and_functions_stay_small_and_say_what_they_are() {
     for path in sources(&root().join("src")) {
         let text = read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if !text.starts_with("//!") && !text.starts_with("#![doc") {
+        if !text.starts_with("//!") && !text.contains("#![doc") {
             faults.push(format!(
                 "{}: does not open by saying what lives here",
                 shown(&path)

@@ -6,7 +6,7 @@ use rocketmq_producer::mock::MockCluster;
 
 /// The name servers in `NAMESRV_ADDR`, the variable that Java's client reads; without it those of an embedded cluster,
 /// which lives as long as it is held.
-pub fn name_servers() -> io::Result<(String, Option<MockCluster>)> {
+pub(crate) fn name_servers() -> io::Result<(String, Option<MockCluster>)> {
     if let Ok(name_servers) = env::var("NAMESRV_ADDR") {
         return Ok((name_servers, None));
     }

@@ -191,6 +191,10 @@ impl RouteQuery {
     }
 
     /// Ends a step and gives back what was asked in it. `None` if it has been over before.
+    #[expect(
+        clippy::option_option,
+        reason = "a step that is over, and one in which nothing was asked"
+    )]
     fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
         let mut progress = self.progress.lock();
         if progress.step != step || progress.then.is_none() {

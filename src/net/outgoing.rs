@@ -53,10 +53,6 @@ impl Frame {
     }
 }
 
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own; the combinations are used"
-)]
 struct State {
     /// Whole frames that no writer has taken.
     pending: Vec<u8>,

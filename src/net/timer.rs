@@ -209,7 +209,7 @@ mod tests {
         let now = Instant::now();
         let job = |name: &'static str| {
             let sender = sender.clone();
-            move || drop(sender.send(name))
+            move || sender.send(name).unwrap()
         };
         timer.at(now + Duration::from_millis(30), job("second"));
         let cancelled = timer.at(now + Duration::from_millis(20), job("cancelled"));
@@ -228,7 +228,7 @@ mod tests {
         let (sender, receiver) = channel::unbounded();
         timer
             .start(move |now| {
-                drop(sender.send(now));
+                sender.send(now).ok();
                 None
             })
             .unwrap();

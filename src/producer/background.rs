@@ -292,7 +292,9 @@ impl AsyncSend {
                 };
                 drop(state);
                 match pause {
-                    Some(until) => drop(self.park(Parked::BeforeRoute, until)),
+                    Some(until) => {
+                        self.park(Parked::BeforeRoute, until);
+                    }
                     None => self.finish_without_attempt(error),
                 }
             }
@@ -350,7 +352,10 @@ impl AsyncSend {
                         self.failed(number, error);
                     }
                 }
-                Step::Pause { until } => return drop(self.park(Parked::BeforeAttempt, until)),
+                Step::Pause { until } => {
+                    self.park(Parked::BeforeAttempt, until);
+                    return;
+                }
                 // The alarm of the attempt calls back.
                 Step::Wait { .. } => return,
                 Step::Finish => return self.finish(),

@@ -42,9 +42,11 @@ pub(super) struct Turn {
     queue: Option<MessageQueue>,
 }
 
+type LetIn = (Enter, Result<Turn, Error>);
+
 thread_local! {
     /// Those whom this thread is about to let in; `None` when it is not at it.
-    static LETTING_IN: RefCell<Option<VecDeque<(Enter, Result<Turn, Error>)>>> = const { RefCell::new(None) };
+    static LETTING_IN: RefCell<Option<VecDeque<LetIn>>> = const { RefCell::new(None) };
 }
 
 impl Lanes {
@@ -151,15 +153,13 @@ pub(super) fn late(queue: &MessageQueue, since: Instant) -> Error {
 }
 
 fn let_in(enter: Enter, turn: Result<Turn, Error>) {
-    let first = LETTING_IN.with_borrow_mut(|list| match list {
-        Some(list) => {
+    let first = LETTING_IN.with_borrow_mut(|list| {
+        if let Some(list) = list {
             list.push_back((enter, turn));
-            None
+            return None;
         }
-        None => {
-            *list = Some(VecDeque::new());
-            Some((enter, turn))
-        }
+        *list = Some(VecDeque::new());
+        Some((enter, turn))
     });
     let mut next = first;
     while let Some((enter, turn)) = next {
