@@ -241,6 +241,12 @@ impl ProducerConfig {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
             }
         }
+        self.check_together()
+    }
+
+    /// Checks what depends on more than one value.
+    fn check_together(&self) -> Result<(), Error> {
+        let invalid = |setting, reason| Err(Error::InvalidConfig { setting, reason });
         if self.back_off.0.is_zero() || self.back_off.0 > self.back_off.1 {
             let (first, longest) = self.back_off;
             return invalid(

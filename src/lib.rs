@@ -34,4 +34,5 @@ pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessag
 pub use producer::{
     Aimed, BrokerStats, FailureCounts, Full, LastError, Latency, NameServerStats, Producer, ProducerBuilder,
     RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
+    Unflushed,
 };

@@ -350,7 +350,7 @@ fn a_late_answer_of_the_first_broker_counts_while_the_second_is_silent() {
 fn a_late_stored_answer_wins_over_a_refusal_in_between() {
     within(PATIENCE, || {
         for asynchronous in [false, true] {
-            let (hold, held) = mpsc::channel();
+            let (hold, requests) = mpsc::channel();
             let chosen = Arc::new(Mutex::new(None));
             let stage = TwoBrokers::of([0, 1].map(|index| {
                 let (chosen, hold) = (Arc::clone(&chosen), hold.clone());
@@ -367,7 +367,7 @@ fn a_late_stored_answer_wins_over_a_refusal_in_between() {
                 let producer = producer.clone();
                 thread::spawn(move || either_way(&producer, &message("orders"), asynchronous))
             };
-            let (request, peer) = held.recv_timeout(PATIENCE).expect("the first attempt comes");
+            let (request, peer) = requests.recv_timeout(PATIENCE).expect("the first attempt comes");
             for broker in &stage.brokers {
                 broker.wait_until(PATIENCE, |log| log.count(SEND_MESSAGE_V2) == 1);
             }
@@ -454,7 +454,7 @@ fn with_all_brokers_silent_the_deadline_holds_and_the_outcome_is_open() {
 fn answers_of_two_attempts_at_the_same_time_make_one_success() {
     within(PATIENCE, || {
         // The first attempt's share is over at a third of the time; when the second attempt comes, both are answered.
-        let (hold, held) = mpsc::channel();
+        let (hold, requests) = mpsc::channel();
         let stage = TwoBrokers::of([(), ()].map(|()| {
             let hold = hold.clone();
             FakeServer::broker(move |request, peer| hold.send((request.clone(), peer.clone())).unwrap())
@@ -462,7 +462,7 @@ fn answers_of_two_attempts_at_the_same_time_make_one_success() {
         let answering = thread::spawn(move || {
             let mut waiting: Vec<(Request, Peer)> = Vec::new();
             let mut go = Vec::new();
-            for (request, peer) in held {
+            for (request, peer) in requests {
                 let same = |(other, _): &(Request, Peer)| other.body == request.body;
                 let Some(index) = waiting.iter().position(same) else {
                     waiting.push((request, peer));
@@ -479,7 +479,9 @@ fn answers_of_two_attempts_at_the_same_time_make_one_success() {
                     }));
                 }
             }
-            go.into_iter().for_each(|thread| thread.join().unwrap());
+            for thread in go {
+                thread.join().unwrap();
+            }
         });
         let producer = stage.builder().send_timeout(milliseconds(1500)).start().unwrap();
         let (done, outcomes) = mpsc::channel::<Outcome>();

@@ -187,9 +187,10 @@ impl Connection {
         }
     }
 
-    /// Blocks until all frames are written, the connection has ended, or `until` is over.
-    pub(crate) fn wait_until_written(&self, until: Instant) {
-        self.outgoing.wait_until_written(until);
+    /// Blocks until all frames that are here now are written, the connection has ended, or `until` is over. Gives back how
+    /// many one-way ones are not written then.
+    pub(crate) fn wait_until_written(&self, until: Instant) -> usize {
+        self.outgoing.wait_until_written(until)
     }
 
     /// Registers and sends a request. After `Ok` its waiter is completed exactly once, maybe before this returns; after

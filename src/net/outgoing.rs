@@ -368,14 +368,19 @@ impl Outgoing {
         self.state.lock().held()
     }
 
-    /// Waits until everything is written, the connection has ended, or `until` is over.
-    pub(super) fn wait_until_written(&self, until: Instant) {
+    /// Waits until everything that is here now is written, the connection has ended, or `until` is over. Gives back how many
+    /// frames that nobody waits for are not written then.
+    pub(super) fn wait_until_written(&self, until: Instant) -> usize {
         let mut state = self.state.lock();
-        while state.ended.is_none() && !state.frames.is_empty() {
+        let end = state.frames.back().map_or(0, |frame| frame.end);
+        // What is withdrawn meanwhile moves the end of the rest, but never past this one.
+        while state.ended.is_none() && state.written < end && !state.frames.is_empty() {
             if self.progress.wait_until(&mut state, until).timed_out() {
-                return;
+                break;
             }
         }
+        let ours = state.frames.iter().take_while(|frame| frame.start < end);
+        ours.filter(|frame| frame.opaque.is_none()).count()
     }
 
     /// Drops what is fully written and tells whoever waits for room.

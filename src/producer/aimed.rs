@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    background, blocking, oneway,
+    admission, blocking, oneway,
     options::Options,
     result::{Full, SendFailure, SendResult},
     shared::Shared,
@@ -91,7 +91,7 @@ impl<'p> Aimed<'p> {
         message: Message,
         on_done: impl FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
     ) {
-        background::send(self.shared, message, &self.options, Box::new(on_done));
+        admission::send(self.shared, message, &self.options, Box::new(on_done));
     }
 
     /// As [`Producer::try_send_async`](super::Producer::try_send_async).
@@ -102,7 +102,7 @@ impl<'p> Aimed<'p> {
     where
         F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
     {
-        background::try_send(self.shared, message, &self.options, on_done)
+        admission::try_send(self.shared, message, &self.options, on_done)
     }
 
     /// As [`Producer::send_oneway`](super::Producer::send_oneway). It cannot be ordered.

@@ -15,6 +15,7 @@ use super::{
     plan::{Destination, SendPlan, Step},
     result::{SendResult, SendStatus},
     shared::Shared,
+    shutdown,
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
@@ -110,6 +111,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     };
     let outcome = sending.run(options, &deadline);
     sending.put_desk_back();
+    shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
     outcome
 }
 

@@ -1,5 +1,6 @@
 //! The meaning of "send". The only room that sees everything below it.
 
+mod admission;
 mod aimed;
 mod attempt;
 mod background;
@@ -26,7 +27,7 @@ pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
-pub use shutdown::ShutdownReport;
+pub use shutdown::{ShutdownReport, Unflushed};
 pub use stats::{
     BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
     TopicStats,
@@ -247,13 +248,39 @@ impl Producer {
         &self.handle.shared.config.producer_group
     }
 
+    /// Waits until every send that was begun before has its outcome, callbacks included, and every one-way message is
+    /// written. Sends that are begun meanwhile are not waited for.
+    ///
+    /// Blocks for at most `within`. It may be called from a callback, which then does not wait for itself.
+    ///
+    /// # Errors
+    /// [`Unflushed`] with what was left when the time was over. It goes on by itself.
+    ///
+    /// ```
+    /// # #[cfg(feature = "mock")] {
+    /// # let cluster = rocketmq_producer::mock::MockCluster::start(1)?;
+    /// # let producer = rocketmq_producer::Producer::builder("g").name_servers(cluster.name_servers()).start()?;
+    /// use std::time::Duration;
+    /// use rocketmq_producer::Message;
+    ///
+    /// producer.send_async(Message::new("TopicTest", "Hello")?, |outcome| assert!(outcome.is_ok()));
+    /// producer.flush(Duration::from_secs(5))?;
+    /// assert_eq!(cluster.message_count("TopicTest"), 1);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self, within: Duration) -> Result<(), Unflushed> {
+        shutdown::flush(&self.handle.shared, within)
+    }
+
     /// Ends the producer: refuses new sends, waits for those under way, says goodbye to the brokers, closes the sockets
     /// and joins its threads.
     ///
     /// Blocks for at most `within` and a moment (0.2 s) for the last callbacks. Sends that are not finished by then end
     /// with an error that says what may have become of the message, and their callbacks run before this returns, unless
     /// a callback itself blocks longer. Calling it again returns the first report. It may be called from a callback, which
-    /// then does not wait for itself.
+    /// then waits neither for itself nor for another thread that is shutting down already: that one waits for the callback,
+    /// which gets a report of what is left at this moment.
     pub fn shutdown(&self, within: Duration) -> ShutdownReport {
         shutdown::shut_down(&self.handle.shared, within)
     }

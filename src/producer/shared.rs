@@ -9,7 +9,7 @@ use super::{
     lanes::Lanes,
     permits::Permits,
     plan::RetryOf,
-    shutdown::ShutdownReport,
+    shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(crate) struct Shared {
     pub(super) name_servers: Arc<NameServers>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
+    pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
 }
@@ -126,6 +127,7 @@ impl Shared {
             name_servers,
             routes,
             housekeeping,
+            last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
         }))
