@@ -3,9 +3,11 @@
 //!
 //! Nothing in this room blocks but the functions named `wait` and those that say until when.
 
+pub(crate) mod ask_route;
 mod call;
 pub(crate) mod housekeeping;
 pub(crate) mod name_servers;
+pub(crate) mod route_faults;
 mod route_query;
 pub(crate) mod routes;
 pub(crate) mod topic_route;

@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     name_servers::NameServers,
+    route_faults,
     route_query::{Found, Means, RouteQuery},
     topic_route::TopicRoute,
 };
@@ -278,15 +279,9 @@ impl Routes {
     }
 
     fn no_route(&self, topic: &Arc<str>, address: &str, remark: &str) -> Error {
-        let remark = crate::error::printable(remark);
-        let template = &self.template.name;
-        let reason = format!(
-            "name server {address} does not know it ({remark}), and no broker creates topics by itself (there is no \
-             route for {template} either); create the topic first, or look whether the brokers are registered there"
-        );
         Error::NoRoute {
             topic: Arc::clone(topic),
-            reason: reason.into(),
+            reason: route_faults::unknown_topic(address, remark, &self.template.name).into(),
         }
     }
 
@@ -295,11 +290,7 @@ impl Routes {
             Some(route) => Outcome::Route(route),
             None => Outcome::Unknown(Error::NoRoute {
                 topic: Arc::clone(topic),
-                reason: format!(
-                    "the topic exists, but none of its {} brokers has both a master and write permission for it",
-                    data.queue_datas.len()
-                )
-                .into(),
+                reason: route_faults::no_queue(data).into(),
             }),
         }
     }
