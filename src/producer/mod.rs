@@ -20,6 +20,7 @@ mod shutdown;
 mod stats;
 mod tally;
 mod target;
+mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
 
