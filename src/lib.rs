@@ -32,7 +32,7 @@ pub use config::{HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, BrokerStats, FailureCounts, Full, LastError, Latency, NameServerStats, Producer, ProducerBuilder,
-    RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
-    Unflushed,
+    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
+    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
+    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
 };

@@ -3,6 +3,7 @@
 //!
 //! Nothing in this room blocks but the functions named `wait` and those that say until when.
 
+pub(crate) mod advertised;
 pub(crate) mod ask_route;
 mod call;
 pub(crate) mod housekeeping;

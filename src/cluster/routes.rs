@@ -109,6 +109,11 @@ impl Routes {
         })
     }
 
+    /// How topics that do not exist yet are sent to.
+    pub(crate) fn template(&self) -> &TemplateTopic {
+        &self.template
+    }
+
     /// The route of a topic, if it is known.
     pub(crate) fn known(&self, topic: &str) -> Option<Arc<TopicRoute>> {
         let table = self.table.lock();

@@ -3,7 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;
-mod dial;
+pub(crate) mod dial;
 mod end_cause;
 pub(crate) mod histogram;
 mod in_flight;

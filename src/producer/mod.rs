@@ -7,6 +7,8 @@ mod background;
 mod blocking;
 mod builder;
 mod choose;
+mod diagnose;
+mod diagnosis;
 mod gate;
 mod ids;
 mod lanes;
@@ -26,6 +28,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
+pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::{ShutdownReport, Unflushed};
