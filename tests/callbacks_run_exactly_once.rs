@@ -221,7 +221,7 @@ fn a_blocked_one_holds_up_neither_answers_nor_blocking_sends() {
         let (entered, is_blocked) = mpsc::channel();
         producer.send_async(message("orders"), move |_| {
             entered.send(()).unwrap();
-            drop(blocked.recv());
+            blocked.recv().expect_err("nothing is sent");
         });
         is_blocked.recv_timeout(PATIENCE).unwrap();
         // The only worker is busy now.
@@ -249,7 +249,9 @@ fn other_workers_go_on_while_one_is_blocked() {
         let stage = Stage::healthy();
         let producer = stage.builder().callback_threads(2).start().unwrap();
         let (release, blocked) = mpsc::channel::<()>();
-        producer.send_async(message("orders"), move |_| drop(blocked.recv()));
+        producer.send_async(message("orders"), move |_| {
+            blocked.recv().expect_err("nothing is sent");
+        });
         for _ in 0..20 {
             send_async_and_wait(&producer, message("orders")).expect("the other worker runs it");
         }
@@ -604,11 +606,12 @@ fn those_of_a_healthy_broker_come_as_early_as_without_a_dead_one() {
         let (done, outcomes) = mpsc::channel();
         let send = |broker: &'static str| {
             let done = done.clone();
-            producer
-                .to(MessageQueue::new("orders", broker, 0))
-                .send_async(message("orders"), move |outcome| {
-                    done.send((broker, outcome)).unwrap()
-                });
+            producer.to(MessageQueue::new("orders", broker, 0)).send_async(
+                message("orders"),
+                move |outcome| {
+                    done.send((broker, outcome)).unwrap();
+                },
+            );
         };
         let (healthy_ones, took) = timed(|| {
             for _ in 0..50 {

@@ -510,3 +510,7 @@ impl Task for AsyncSend {
         closing.run(&self.shared, outcome);
     }
 }
+
+#[cfg(test)]
+#[path = "background_tests.rs"]
+mod tests;

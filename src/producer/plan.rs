@@ -30,6 +30,9 @@ use crate::{
 /// how the trouble began, and the latest are kept.
 const KEPT_RECORDS: usize = 16;
 
+/// What the last round of a send with a delivery timeout has.
+const LAST_CHANCE: Duration = Duration::from_millis(50);
+
 /// With less time than this left, a further attempt would more likely make a copy than a success.
 const LEAST_TIME_FOR_A_RETRY: Duration = Duration::from_millis(10);
 
@@ -190,7 +193,7 @@ impl SendPlan {
     /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail.
     pub(super) fn pause_without_route(&mut self, now: Instant) -> Option<Instant> {
         self.rules.round?;
-        let until = now + self.next_pause();
+        let until = self.pause_of_round(now);
         self.leaves_time(until).then_some(until)
     }
 
@@ -210,8 +213,19 @@ impl SendPlan {
         for record in &mut self.records {
             record.is_past = true;
         }
-        let pause = self.next_pause();
-        self.not_before = Some(now + pause);
+        self.not_before = Some(self.pause_of_round(now));
+    }
+
+    /// Until when to pause between two rounds. The last pause is cut short, so that the message has one more chance before the
+    /// time is over.
+    fn pause_of_round(&mut self, now: Instant) -> Instant {
+        let until = now + self.next_pause();
+        let last_chance = self.deadline.at().checked_sub(LAST_CHANCE).unwrap_or(now);
+        if last_chance > now {
+            until.min(last_chance)
+        } else {
+            until
+        }
     }
 
     /// Longer each time, and different for different sends, so that they do not all come back at once.
@@ -400,7 +414,7 @@ impl SendPlan {
         self.retried = self.retry_of.take();
         let number = self.begun;
         self.begun = self.begun.saturating_add(1);
-        self.not_before = None;
+        self.not_before = self.not_before.filter(|not_before| *not_before > now);
         self.make_room();
         let state = RecordState::Awaited;
         self.records.push(Record {

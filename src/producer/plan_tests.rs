@@ -66,6 +66,9 @@ fn rules(attempts: u32) -> Rules {
         attempts,
         retry_response_codes: crate::config::RETRY_RESPONSE_CODES.into(),
         retry_another_broker_when_not_store_ok: false,
+        redelivery: Redelivery::AtLeastOnce,
+        back_off: (Duration::ZERO, Duration::ZERO),
+        round: None,
     }
 }
 
@@ -215,9 +218,9 @@ impl Run {
 
     fn begin(&mut self, at: u64, described: &str) -> (u32, String, u64) {
         match self.step(at) {
-            Step::Attempt { number, to, share } => {
-                (number, to.broker.name.to_string(), self.milliseconds(share))
-            }
+            Step::Attempt {
+                number, to, share, ..
+            } => (number, to.broker.name.to_string(), self.milliseconds(share)),
             other => panic!("{described}: {other:?}"),
         }
     }
@@ -696,4 +699,197 @@ fn what_is_reported_twice_or_too_late_changes_nothing() {
         Ending(run.plan.finish(run.at(8))).stored(),
         ("b".to_owned(), 2, false)
     );
+}
+
+fn patient(first: u64, longest: u64) -> Rules {
+    let back_off = (Duration::from_millis(first), Duration::from_millis(longest));
+    Rules { back_off, ..rules(4) }
+}
+
+impl Run {
+    fn pause(&mut self, at: u64) -> u64 {
+        match self.step(at) {
+            Step::Pause { until } => self.milliseconds(until),
+            other => panic!("expected a pause at {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_busy_broker_is_asked_again_after_pauses_that_grow() {
+    let mut run = Run::new(&["a"], patient(100, 250));
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(0), busy());
+    let first = run.pause(0);
+    assert!((50..=100).contains(&first), "{first}");
+    assert_eq!(run.pause(1), first, "asked again, it says the same");
+    run.begin(first + 1, "second");
+    run.plan.failed(1, run.at(1000), busy());
+    let second = run.pause(1000);
+    assert!((1100..=1200).contains(&second), "{second}");
+    run.begin(second + 1, "third");
+    run.plan.failed(2, run.at(2000), busy());
+    let third = run.pause(2000);
+    assert!((2125..=2250).contains(&third), "the longest pause: {third}");
+}
+
+#[test]
+fn there_is_no_pause_while_another_broker_can_be_asked_nor_after_a_refused_connection() {
+    let mut run = Run::new(&["a", "b"], patient(100, 250));
+    assert_eq!(run.begin(0, "first").1, "a");
+    run.plan.failed(0, run.at(0), busy());
+    assert_eq!(run.begin(0, "second").1, "b");
+    run.plan.failed(1, run.at(0), no_connection());
+    let until = run.pause(0);
+    assert!(until <= 100, "a is still busy: {until}");
+
+    let mut run = Run::new(&["a"], patient(100, 250));
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(0), no_connection());
+    run.begin(0, "second");
+}
+
+#[test]
+fn a_pause_that_leaves_no_time_ends_the_send() {
+    let mut run = Run::new(&["a"], patient(4000, 4000));
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(2000), busy());
+    assert!(matches!(run.step(2000), Step::Finish));
+    let error = run.plan.finish(run.at(2000)).unwrap_err();
+    assert!(
+        error.to_string().contains("no time is left for another attempt"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_may_be_stored_is_sent_again_only_if_that_is_wished() {
+    use Redelivery::{AtLeastOnce, AtMostOnce, NoDuplicates};
+    for (redelivery, error, again) in [
+        (AtLeastOnce, lost(Written::All), true),
+        (AtLeastOnce, busy(), true),
+        (NoDuplicates, lost(Written::All), false),
+        (NoDuplicates, lost(Written::Part), true),
+        (NoDuplicates, busy(), true),
+        (NoDuplicates, no_connection(), true),
+        (AtMostOnce, busy(), false),
+        (AtMostOnce, lost(Written::All), false),
+        (AtMostOnce, lost(Written::Part), true),
+        (AtMostOnce, no_connection(), true),
+    ] {
+        let described = format!("{redelivery:?} after {error}");
+        let mut run = Run::new(
+            &["a", "b"],
+            Rules {
+                redelivery,
+                ..rules(3)
+            },
+        );
+        run.begin(0, &described);
+        run.plan.failed(0, run.at(1), error);
+        let is_attempt = matches!(run.step(1), Step::Attempt { .. });
+        assert_eq!(is_attempt, again, "{described}");
+    }
+}
+
+#[test]
+fn an_overdue_attempt_is_waited_for_if_a_copy_is_not_wished() {
+    let mut run = Run::new(
+        &["a", "b"],
+        Rules {
+            redelivery: Redelivery::NoDuplicates,
+            ..rules(3)
+        },
+    );
+    run.begin(0, "first");
+    run.plan.overdue(0);
+    assert!(matches!(run.step(1000), Step::Wait { until } if until == run.at(3000)));
+}
+
+fn with_rounds() -> Rules {
+    Rules {
+        round: Some(Duration::from_millis(300)),
+        ..patient(20, 40)
+    }
+}
+
+#[test]
+fn with_a_delivery_timeout_rounds_follow_one_another_until_the_time_is_over() {
+    let mut run = Run::new(&["a", "b"], with_rounds());
+    let mut now = 0;
+    let mut begun = Vec::new();
+    while now < 2990 {
+        match run.step(now) {
+            Step::Attempt {
+                number, to, until, ..
+            } => {
+                assert!(
+                    run.milliseconds(until) <= now + 300,
+                    "an attempt lives as long as a round"
+                );
+                begun.push(to.broker.name.to_string());
+                run.plan.failed(number, run.at(now), no_connection());
+            }
+            Step::Pause { until } => {
+                assert_eq!(begun.len() % 2, 0, "both brokers are tried before a pause");
+                now = run.milliseconds(until) + 1;
+            }
+            Step::Finish => break,
+            Step::Wait { .. } => panic!("nothing is open"),
+        }
+    }
+    assert!(begun.len() > 100, "{}", begun.len());
+    assert!(now > 2900, "given up early, at {now}");
+    assert!(matches!(run.step(3000), Step::Finish));
+    let error = run.plan.finish(run.at(3000)).unwrap_err();
+    assert_eq!(error.delivery(), Delivery::NotStored);
+    let Error::Failed(failed) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(usize::try_from(failed.attempts_begun()).unwrap(), begun.len());
+    assert!(failed.attempts().len() <= KEPT_RECORDS, "the account is bounded");
+}
+
+#[test]
+fn an_unknown_attempt_that_was_forgotten_still_counts() {
+    let mut run = Run::new(&["a"], with_rounds());
+    let mut now = 0;
+    let mut attempts = 0;
+    while attempts < 40 {
+        match run.step(now) {
+            Step::Attempt { number, .. } => {
+                // The first is always kept; so the second is the one to be forgotten.
+                let error = if attempts == 1 {
+                    lost(Written::All)
+                } else {
+                    no_connection()
+                };
+                run.plan.failed(number, run.at(now), error);
+                attempts += 1;
+            }
+            Step::Pause { until } => now = run.milliseconds(until) + 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let error = run.plan.finish(run.at(now)).unwrap_err();
+    assert!(
+        error
+            .attempts()
+            .iter()
+            .all(|attempt| attempt.error.delivery() == Delivery::NotStored)
+    );
+    assert_eq!(error.delivery(), Delivery::Unknown);
+}
+
+#[test]
+fn without_a_route_only_a_send_with_a_delivery_timeout_pauses() {
+    let mut run = Run::new(&["a"], rules(3));
+    assert_eq!(run.plan.pause_without_route(run.at(0)), None);
+    let mut run = Run::new(&["a"], with_rounds());
+    assert!(
+        run.plan
+            .pause_without_route(run.at(0))
+            .is_some_and(|until| until <= run.at(20))
+    );
+    assert_eq!(run.plan.pause_without_route(run.at(2999)), None);
 }

@@ -79,6 +79,14 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The peer of a connection that a raw server serves.
+    pub(crate) fn new(stream: &TcpStream) -> Peer {
+        Peer {
+            stream: Arc::new(stream.try_clone().unwrap()),
+            writing: Arc::default(),
+        }
+    }
+
     /// Writes raw bytes. That the client is gone is no error here: some tests are about just that.
     pub(crate) fn write(&self, bytes: &[u8]) {
         let _one_at_a_time = lock(&self.writing);
