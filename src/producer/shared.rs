@@ -89,18 +89,9 @@ impl Shared {
                 purpose: "the timer",
                 source: Arc::new(error),
             })?;
-        let identity = Identity {
-            client_id: Arc::clone(&client_id),
-            producer_group: config.producer_group.as_str().into(),
-        };
-        let intervals = Intervals {
-            route_refresh: config.route_refresh_interval,
-            heartbeat: config.heartbeat_interval,
-            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
-        };
         let housekeeping = Housekeeping::start(
-            identity,
-            intervals,
+            identity(&config, &client_id),
+            intervals(&config),
             Arc::clone(&connections),
             Arc::clone(&name_servers),
             Arc::clone(&routes),
@@ -180,6 +171,21 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+fn identity(config: &ProducerConfig, client_id: &Arc<str>) -> Identity {
+    Identity {
+        client_id: Arc::clone(client_id),
+        producer_group: config.producer_group.as_str().into(),
+    }
+}
+
+fn intervals(config: &ProducerConfig) -> Intervals {
+    Intervals {
+        route_refresh: config.route_refresh_interval,
+        heartbeat: config.heartbeat_interval,
+        heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
     }
 }
 

@@ -93,7 +93,7 @@ pub struct BrokerStats {
     pub attempts: u64,
     /// Attempts that the broker answered with a stored status.
     pub stored: u64,
-    /// How long the broker took to answer an attempt, whatever the answer.
+    /// How long an attempt took from being taken in by the connection to its answer, whatever the answer.
     pub latency: Latency,
     /// Attempts that failed.
     pub failures: FailureCounts,
@@ -353,7 +353,7 @@ impl fmt::Display for TopicStats {
             from_template,
         } = self;
         let new = if *from_template {
-            ", does not exist yet"
+            ", did not exist then"
         } else {
             ""
         };
