@@ -184,7 +184,7 @@ impl Error {
     }
 }
 
-/// Text from a peer made fit for logs: control characters escaped, at most [`LONGEST_REMARK`] bytes or so.
+/// Text from a peer made fit for logs: control characters escaped, at most 1 KiB or so.
 pub(crate) fn printable(text: &str) -> String {
     const LONGEST_REMARK: usize = 1024;
     let mut shown = String::with_capacity(text.len().min(LONGEST_REMARK));

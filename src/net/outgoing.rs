@@ -26,6 +26,10 @@ pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
 
+/// How long the end of a connection waits for a writer to come back from its last system call, which it does at once when
+/// the socket is shut down.
+const LONGEST_WAY_BACK: Duration = Duration::from_millis(50);
+
 /// A connection whose peer has taken nothing for so long, although there was something to take, is given up.
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -67,6 +71,8 @@ struct State {
     /// What a sender could not write at once. The role goes to the writer thread with it.
     left_over: Option<Piece>,
     writer_is_parked: bool,
+    /// The writer's last system call failed: it has the role for ever, and `written` is exact.
+    writer_failed: bool,
     /// No progress since a whole tick.
     stalled: bool,
     /// When a byte was taken last, or when the oldest of these bytes came into an empty buffer.
@@ -151,6 +157,7 @@ impl Outgoing {
             writing: false,
             left_over: None,
             writer_is_parked: false,
+            writer_failed: false,
             stalled: false,
             moved: Instant::now(),
             ended: None,
@@ -226,23 +233,24 @@ impl Outgoing {
     pub(super) fn write(&self, mut stream: impl Write, mut piece: Piece) -> io::Result<bool> {
         loop {
             match stream.write(piece.rest()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => return Err(self.fail(io::ErrorKind::WriteZero.into())),
                 Ok(count) => piece.at += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if is_tick(&error) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.fail(error)),
             }
             let mut state = self.state.lock();
             let done = piece.is_written();
             self.advance(&mut state, &piece);
             if done {
                 state.release(piece);
-                let more = !state.pending.is_empty();
-                return Ok(more && self.call_writer(&state));
+            } else {
+                // The peer reads slowly: the caller has its own time to keep.
+                state.left_over = Some(piece);
             }
-            // The peer reads slowly: the caller has its own time to keep.
-            state.left_over = Some(piece);
-            return Ok(self.call_writer(&state));
+            self.tell_the_end(&state);
+            let more = !done || !state.pending.is_empty();
+            return Ok(more && self.call_writer(&state));
         }
     }
 
@@ -251,7 +259,7 @@ impl Outgoing {
         while let Some(mut piece) = self.next_piece() {
             while !piece.is_written() {
                 match stream.write(piece.rest()) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(0) => return Err(self.fail(io::ErrorKind::WriteZero.into())),
                     Ok(count) => {
                         piece.at += count;
                         let mut state = self.state.lock();
@@ -259,13 +267,32 @@ impl Outgoing {
                         self.advance(&mut state, &piece);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if is_tick(&error) => self.stall(&mut piece)?,
-                    Err(error) => return Err(error),
+                    Err(error) if is_tick(&error) => {
+                        self.stall(&mut piece).map_err(|error| self.fail(error))?;
+                    }
+                    Err(error) => return Err(self.fail(error)),
                 }
             }
-            self.state.lock().release(piece);
+            let mut state = self.state.lock();
+            state.release(piece);
+            self.tell_the_end(&state);
         }
         Ok(())
+    }
+
+    /// The writer is back from its last system call.
+    fn fail(&self, error: io::Error) -> io::Error {
+        let mut state = self.state.lock();
+        state.writer_failed = true;
+        self.tell_the_end(&state);
+        error
+    }
+
+    /// Whoever ends the connection may be waiting for the writer to come back.
+    fn tell_the_end(&self, state: &State) {
+        if state.ended.is_some() {
+            self.progress.notify_all();
+        }
     }
 
     fn next_piece(&self) -> Option<Piece> {
@@ -322,11 +349,20 @@ impl Outgoing {
         Written::All
     }
 
-    /// Ends everything, once. `by_writer` says that the caller has the writer role: then the positions are exact. Else
-    /// a system call may be under way, and what it holds counts as written.
+    /// Ends everything, once, after the socket has been shut down. `by_writer` says that the caller has the writer role.
+    /// Else a system call may be under way: it comes back at once and says how much it has written. Should it not come back
+    /// in time, all that it holds counts as written.
     pub(super) fn end(&self, by_writer: bool) -> Remains {
         let mut state = self.state.lock();
-        let known = if by_writer || !state.writing || state.left_over.is_some() {
+        // Refuses what comes from here on, and counts against whoever asks meanwhile.
+        state.ended = Some(state.taken);
+        let until = Instant::now() + LONGEST_WAY_BACK;
+        while !by_writer && state.is_in_system_call() {
+            if self.progress.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        let known = if by_writer || !state.is_in_system_call() {
             state.written
         } else {
             state.taken
@@ -427,6 +463,11 @@ impl State {
         }
         self.taken += length(bytes.len());
         Piece { bytes, at: 0 }
+    }
+
+    /// Whether a writer holds bytes of which it is not known yet how many are written.
+    fn is_in_system_call(&self) -> bool {
+        self.writing && self.left_over.is_none() && !self.writer_failed
     }
 
     /// Gives the writer role back.

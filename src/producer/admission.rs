@@ -27,9 +27,9 @@ pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>
 
 /// What the end of a send needs, and gives back.
 pub(super) struct Closing {
-    on_done: OnDone,
-    permit: Option<Permit>,
-    _inside: Option<Inside>,
+    pub(super) on_done: OnDone,
+    pub(super) permit: Option<Permit>,
+    pub(super) inside: Option<Inside>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
@@ -63,7 +63,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
             let closing = Closing {
                 on_done,
                 permit: Some(permit),
-                _inside: Some(inside),
+                inside: Some(inside),
             };
             begin(shared, prepared, options, deadline, closing);
         }
@@ -102,7 +102,7 @@ where
             let closing = Closing {
                 on_done: Box::new(on_done),
                 permit: Some(permit),
-                _inside: Some(inside),
+                inside: Some(inside),
             };
             begin(
                 shared,
@@ -130,7 +130,7 @@ fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone,
     let closing = Closing {
         on_done,
         permit: None,
-        _inside: inside,
+        inside,
     };
     let what = Mutex::new(Some((closing, message, error)));
     shared.workers.submit(Arc::new(Refused {
@@ -181,7 +181,7 @@ impl Closing {
         let Self {
             on_done,
             permit,
-            _inside,
+            inside,
         } = self;
         let failure = outcome.as_ref().err();
         shared.tally.ended(failure.map(|failure| &failure.error));
@@ -190,5 +190,7 @@ impl Closing {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),
         });
+        // The send leaves when its closure has run.
+        drop(inside);
     }
 }

@@ -95,7 +95,7 @@ fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Ar
     let closing = Closing {
         on_done: Box::new(move |outcome| sender.send(outcome).unwrap()),
         permit: None,
-        _inside: None,
+        inside: None,
     };
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();

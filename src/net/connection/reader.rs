@@ -10,7 +10,11 @@ use std::{
 use super::{Connection, ConnectionSettings, EndCause, Manner};
 use crate::{
     code::{RequestCode, ResponseCode},
-    net::{in_flight::Moment, sync::Ordering, waiter::Outcome},
+    net::{
+        in_flight::{Moment, ONEWAY_OPAQUE},
+        sync::Ordering,
+        waiter::Outcome,
+    },
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
@@ -127,12 +131,13 @@ impl Connection {
             remark: Some(&remark),
             serialization,
         };
+        // Known by the number that nobody waits for: it is no message that could be lost.
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
         let next = self
             .outgoing
             .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| None)
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
             });
         if let Ok(next) = next {
             self.carry_out(next);
