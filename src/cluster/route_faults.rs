@@ -19,7 +19,7 @@ pub(crate) fn unknown_topic(name_server: &str, remark: &str, template: &str) -> 
 pub(crate) fn no_queue(data: &RouteData) -> String {
     let faults = broker_faults(data);
     if faults.is_empty() {
-        return "the topic exists, but its route names no queue that takes messages".to_owned();
+        return "the topic exists, but its route names no queue on a broker with a master and write permission".to_owned();
     }
     format!(
         "the topic exists, but none of its {} brokers has both a master and write permission for it: {}",
