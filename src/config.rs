@@ -1,7 +1,7 @@
 //! Every setting of a producer as plain data: each default is a named constant with its reason, and everything is checked
 //! once, at start.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{code::ResponseCode, error::Error, message::names};
 
@@ -100,6 +100,39 @@ pub enum HeaderSerialization {
     Binary,
 }
 
+/// For how long a broker is passed over after a slow or failed attempt, with
+/// [`latency_fault_tolerance`](crate::ProducerBuilder::latency_fault_tolerance).
+///
+/// | latency from | `V4_7_0` passes it over for | | latency from | `V5` |
+/// |---|---|---|---|---|
+/// | 550 ms | 30 s | | 550 ms | 2 s |
+/// | 1 s | 60 s | | 1.8 s | 5 s |
+/// | 2 s | 120 s | | 3 s | 6 s |
+/// | 3 s | 180 s | | 5 s | 10 s |
+/// | 15 s | 600 s | | 15 s | 30 s |
+/// | a failure | 600 s | | a failure | 10 s |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultTable {
+    /// The numbers of 4.7.0. A later success is booked instead, so a broker that answers quickly is back at once.
+    V4_7_0,
+    /// The numbers of 5.x. A time that runs is never shortened.
+    #[default]
+    V5,
+}
+
+/// A user's map from advertised addresses to those to dial.
+#[derive(Clone)]
+pub(crate) struct AddressMap(pub(crate) Arc<AddressClosure>);
+
+pub(crate) type AddressClosure = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+impl fmt::Debug for AddressMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AddressMap(…)")
+    }
+}
+
 /// Whether a message that may be stored already is sent again. RocketMQ stores whatever it is sent, so a second copy is only
 /// avoided by not sending it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,6 +175,10 @@ pub(crate) struct ProducerConfig {
     pub(crate) name_server_timeout: Duration,
     pub(crate) route_refresh_interval: Duration,
     pub(crate) heartbeat_interval: Duration,
+    pub(crate) latency_fault_tolerance: bool,
+    pub(crate) fault_table: FaultTable,
+    pub(crate) reachability_detector: bool,
+    pub(crate) address_map: Option<AddressMap>,
     pub(crate) header_serialization: HeaderSerialization,
     pub(crate) claimed_version: i32,
     pub(crate) language_code: u8,
@@ -174,6 +211,11 @@ impl ProducerConfig {
             name_server_timeout: NAME_SERVER_TIMEOUT,
             route_refresh_interval: ROUTE_REFRESH_INTERVAL,
             heartbeat_interval: HEARTBEAT_INTERVAL,
+            // As `sendLatencyFaultEnable` and `startDetectorEnable`.
+            latency_fault_tolerance: false,
+            fault_table: FaultTable::default(),
+            reachability_detector: false,
+            address_map: None,
             header_serialization: HeaderSerialization::default(),
             claimed_version: CLAIMED_VERSION,
             language_code: LANGUAGE_CODE,
@@ -264,6 +306,10 @@ impl ProducerConfig {
             );
             return invalid("delivery_timeout", reason);
         }
+        if self.reachability_detector && !self.latency_fault_tolerance {
+            let reason = "nobody asks the detector unless latency_fault_tolerance is on";
+            return invalid("reachability_detector", reason.to_owned());
+        }
         if self.create_topic_key.trim().is_empty() {
             return invalid("create_topic_key", "the template topic is blank".to_owned());
         }
@@ -317,6 +363,7 @@ mod tests {
         assert!(fault(|c| c.max_properties_size = 40_000).contains("40000 is not from 64 to 32767"));
         assert!(fault(|c| c.callback_threads = 0).contains("callback_threads"));
         assert!(fault(|c| c.instance_name = Some("a@b".to_owned())).contains("instance_name"));
+        assert!(fault(|c| c.reachability_detector = true).contains("latency_fault_tolerance is on"));
         assert!(fault(|c| c.language_code = 14).contains("language_code"));
     }
 }

@@ -471,7 +471,7 @@ fn many_senders_share_one_look_up() {
     within(PATIENCE, || {
         let broker = FakeServer::healthy_broker();
         let route = route_body(&[("broker-a", broker.address())]);
-        let (hold, held) = mpsc::channel();
+        let (hold, requests) = mpsc::channel();
         let name_server =
             FakeServer::start(move |request, peer| hold.send((request.clone(), peer.clone())).unwrap());
         let producer = producer_for(name_server.address()).start().unwrap();
@@ -481,7 +481,7 @@ fn many_senders_share_one_look_up() {
                 thread::spawn(move || producer.send(&message("orders")))
             })
             .collect();
-        let (request, peer) = held.recv_timeout(PATIENCE).expect("the look-up comes");
+        let (request, peer) = requests.recv_timeout(PATIENCE).expect("the look-up comes");
         peer.answer(&request, 0, &json!({}), &route);
         for sender in senders {
             sender.join().unwrap().expect("the route is known");

@@ -312,3 +312,26 @@ fn what_cannot_even_be_begun() {
         );
     });
 }
+
+#[test]
+fn a_mapped_address_is_checked_where_it_is_dialled() {
+    within(PATIENCE, || {
+        let broker = FakeServer::healthy_broker();
+        let inner = "172.17.0.2:10911";
+        let name_server = name_server_with(&route(&json!({"0": inner}), 6));
+        let reachable = broker.address().to_string();
+        let mapped = reachable.clone();
+        let producer = producer_for(name_server.address())
+            .address_map(move |advertised| (advertised == inner).then(|| mapped.clone()))
+            .start()
+            .unwrap();
+        let diagnosis = producer.diagnose("orders");
+        assert!(diagnosis.is_healthy(), "{diagnosis}");
+        assert!(
+            diagnosis.to_string().contains(&format!("dialled as {reachable}")),
+            "{diagnosis}"
+        );
+        let stats = producer.stats();
+        assert_eq!(&*stats.brokers[0].address, inner, "{stats}");
+    });
+}

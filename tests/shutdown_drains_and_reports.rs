@@ -243,7 +243,7 @@ fn sends_that_wait_for_room_end_as_not_sent() {
             let producer = producer.clone();
             thread::spawn(move || {
                 producer.send_async(message("orders"), move |outcome: Outcome| {
-                    done.send(outcome).unwrap()
+                    done.send(outcome).unwrap();
                 });
             })
         };

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// can be told.
 pub(crate) fn hint(address: &str) -> Option<String> {
     let remedy = "let the broker advertise an address that is reachable from here (brokerIP1 in its configuration), or map \
-                  the address in this client";
+                  it to one in this client (address_map)";
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let Ok(parsed) = address.parse::<SocketAddr>() else {
         return Some(format!(

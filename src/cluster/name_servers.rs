@@ -1,8 +1,8 @@
-//! The list of name servers: how it is written, and which of them to ask next.
+//! The list of name servers: how it is written, which of them to ask next, and how it changes.
 
 use std::sync::Arc;
 
-use crate::net::sync::{AtomicUsize, Ordering};
+use crate::net::sync::Mutex;
 
 /// What separates addresses in a list, as in Java's `namesrvAddr`.
 const SEPARATOR: char = ';';
@@ -10,8 +10,13 @@ const SEPARATOR: char = ';';
 /// The name servers of a cluster. All are equal; the one that answered last is asked first.
 #[derive(Debug)]
 pub(crate) struct NameServers {
+    list: Mutex<List>,
+}
+
+#[derive(Debug)]
+struct List {
     addresses: Vec<Arc<str>>,
-    preferred: AtomicUsize,
+    preferred: usize,
 }
 
 impl NameServers {
@@ -31,36 +36,48 @@ impl NameServers {
         if addresses.is_empty() {
             return Err("no address is given; write host:port, several separated by ';'".to_owned());
         }
-        Ok(Self {
+        let list = List {
             addresses,
-            preferred: AtomicUsize::new(0),
+            preferred: 0,
+        };
+        Ok(Self {
+            list: Mutex::new(list),
         })
     }
 
     /// All addresses in the order in which they are to be asked now.
     pub(crate) fn in_order(&self) -> Vec<Arc<str>> {
-        let first = self.preferred.load(Ordering::Relaxed) % self.addresses.len().max(1);
-        let (before, from) = self
+        let list = self.list.lock();
+        let first = list.preferred % list.addresses.len().max(1);
+        let (before, from) = list
             .addresses
             .split_at_checked(first)
-            .unwrap_or((&[], &self.addresses));
+            .unwrap_or((&[], &list.addresses));
         from.iter().chain(before).map(Arc::clone).collect()
     }
 
     /// Remembers who answered.
     pub(crate) fn answered(&self, address: &str) {
-        if let Some(index) = self.addresses.iter().position(|known| &**known == address) {
-            self.preferred.store(index, Ordering::Relaxed);
+        let mut list = self.list.lock();
+        if let Some(index) = list.addresses.iter().position(|known| &**known == address) {
+            list.preferred = index;
         }
     }
 
     pub(crate) fn contains(&self, address: &str) -> bool {
-        self.addresses.iter().any(|known| &**known == address)
+        self.list.lock().addresses.iter().any(|known| &**known == address)
+    }
+
+    /// Takes over another list, and says which addresses are gone.
+    pub(crate) fn replace_by(&self, other: Self) -> Vec<Arc<str>> {
+        let mut before = std::mem::replace(&mut *self.list.lock(), other.list.into_inner());
+        before.addresses.retain(|address| !self.contains(address));
+        before.addresses
     }
 }
 
 /// Checks the form `host:port`, with an IPv6 literal in brackets.
-fn check_address(address: &str) -> Result<(), String> {
+pub(super) fn check_address(address: &str) -> Result<(), String> {
     if address.contains("://") {
         return Err(format!("{address:?} is a URL; write host:port"));
     }
@@ -119,6 +136,16 @@ mod tests {
         let servers = NameServers::parse("a:1;b:1;c:1").unwrap();
         servers.answered("b:1");
         assert_eq!(order(&servers), ["b:1", "c:1", "a:1"]);
+    }
+
+    #[test]
+    fn a_list_may_change() {
+        let servers = NameServers::parse("a:1;b:1;c:1").unwrap();
+        servers.answered("c:1");
+        let gone = servers.replace_by(NameServers::parse("d:1;b:1").unwrap());
+        assert_eq!(gone, ["a:1".into(), "c:1".into()]);
+        assert_eq!(order(&servers), ["d:1", "b:1"]);
+        assert!(servers.contains("d:1") && !servers.contains("a:1"));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! One look-up of a route: name server after name server, until one answers or the time is over. Driven by completions;
 //! nothing waits.
 //!
-//! 1. `step` numbers the server that is being asked. A failure of an earlier step finds a later number and is dropped; an
-//!    answer is one, from whichever server and however late.
+//! 1. `step` numbers the server that is being asked. An event of an earlier step finds a later number and is dropped.
 //! 2. The state is never locked while something is sent or called.
 
 use std::{
@@ -65,6 +64,13 @@ struct Progress {
     then: Option<Then>,
 }
 
+impl Progress {
+    /// Whether that step is being taken.
+    fn is_at(&self, step: usize) -> bool {
+        self.step == step && self.then.is_some()
+    }
+}
+
 pub(super) struct RouteQuery {
     means: Means,
     topic: Arc<str>,
@@ -76,8 +82,11 @@ pub(super) struct RouteQuery {
 impl RouteQuery {
     /// Asks for the route of `topic`; `then` is called once and must not block.
     pub(super) fn start(means: Means, topic: Arc<str>, then: Then) {
+        let mut servers = means.name_servers.in_order();
+        // Those that could not be connected to a moment ago are asked last.
+        servers.sort_by_cached_key(|address| means.connections.when_worth_dialling(address));
         let query = Arc::new(Self {
-            servers: means.name_servers.in_order(),
+            servers,
             deadline: Deadline::after(means.timeout),
             topic,
             progress: Mutex::new(Progress {
@@ -103,10 +112,26 @@ impl RouteQuery {
         let query = Arc::clone(self);
         let alarm = self.means.timer.at(until, move || query.time_over(step, share));
         let mut progress = self.progress.lock();
-        if progress.step == step && progress.then.is_some() {
+        if progress.is_at(step) {
             progress.alarm = Some(alarm);
         }
         drop(progress);
+        match self.means.connections.when_worth_dialling(address) {
+            Some(at) if at < until => {
+                let query = Arc::clone(self);
+                self.means.timer.at(at, move || query.connect(step, share));
+            }
+            _ => self.connect(step, share),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, step: usize, share: Duration) {
+        let Some(address) = self.servers.get(step) else {
+            return;
+        };
+        if !self.progress.lock().is_at(step) {
+            return;
+        }
         let query = Arc::clone(self);
         let then = move |ready| match ready {
             Ok(connection) => query.send(step, &connection, share),
@@ -133,7 +158,7 @@ impl RouteQuery {
                 Err(error) => return query.failed(step, error),
             };
             query.means.name_servers.answered(&address);
-            query.finish(found);
+            query.finish(step, found);
         });
     }
 
@@ -148,9 +173,13 @@ impl RouteQuery {
             waited,
             written: Written::Nothing,
         };
-        let Some(asked) = self.leave(step, error) else {
+        let mut progress = self.progress.lock();
+        let is_current = progress.step == step;
+        let asked = progress.asked.take_if(|_| is_current);
+        drop(progress);
+        if !self.leave(step, error) {
             return;
-        };
+        }
         // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
         // since dialling took so long, has not had its chance yet.
         if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
@@ -160,43 +189,44 @@ impl RouteQuery {
     }
 
     fn failed(self: &Arc<Self>, step: usize, error: Error) {
-        if self.leave(step, error).is_some() {
+        if self.leave(step, error) {
             self.ask(step + 1);
         }
     }
 
-    /// Ends a step and gives back what was asked in it. `None` if it has been over before.
-    #[expect(
-        clippy::option_option,
-        reason = "a step that is over, and one in which nothing was asked"
-    )]
-    fn leave(&self, step: usize, error: Error) -> Option<Option<Asked>> {
+    /// Ends a step. False if it has been over before.
+    fn leave(&self, step: usize, error: Error) -> bool {
         let mut progress = self.progress.lock();
-        if progress.step != step || progress.then.is_none() {
-            return None;
+        if !progress.is_at(step) {
+            return false;
         }
         progress.step += 1;
         progress.tried.push(error);
-        let asked = progress.asked.take();
+        progress.asked = None;
         let alarm = progress.alarm.take();
         drop(progress);
         if let Some(alarm) = alarm {
             self.means.timer.cancel(alarm);
         }
-        Some(asked)
+        true
     }
 
     fn give_up(&self) {
         let tried = std::mem::take(&mut self.progress.lock().tried);
-        self.finish(Found::Nothing {
-            tried,
-            waited: self.deadline.waited(),
-        });
+        self.finish(
+            self.servers.len(),
+            Found::Nothing {
+                tried,
+                waited: self.deadline.waited(),
+            },
+        );
     }
 
-    /// Only the first call counts.
-    fn finish(&self, found: Found) {
+    fn finish(&self, step: usize, found: Found) {
         let mut progress = self.progress.lock();
+        if progress.step != step {
+            return;
+        }
         let alarm = progress.alarm.take();
         let then = progress.then.take();
         drop(progress);

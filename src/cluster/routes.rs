@@ -13,10 +13,11 @@ use std::{
 };
 
 use super::{
+    broker_health::BrokerHealth,
     name_servers::NameServers,
     route_faults,
     route_query::{Found, Means, RouteQuery},
-    topic_route::TopicRoute,
+    topic_route::{PublishQueue, TopicRoute},
 };
 use crate::{
     error::{Error, Phase, Written},
@@ -34,8 +35,8 @@ use crate::{
 /// quickly as sends fail.
 const UNKNOWN_REFRESHES: u32 = 3;
 
-/// Failed sends have a topic looked up at most so often.
-const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+/// Failed sends have a topic looked up at most so often: a dead broker under load must not become a storm of queries.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A topic is forgotten after so many refreshes without a send: ten minutes.
 const IDLE_REFRESHES: u32 = 20;
@@ -43,17 +44,26 @@ const IDLE_REFRESHES: u32 = 20;
 /// Called with the route, or with why there is none.
 pub(crate) type RouteContinuation = Box<dyn FnOnce(Result<Arc<TopicRoute>, Error>) + Send>;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookUp {
+    None,
+    UnderWay,
+    /// One is under way, but the name servers are others than when it was begun: what it ends with is not wanted.
+    Outdated,
+}
+
 struct Topic {
     route: Option<Arc<TopicRoute>>,
     /// When a name server last answered with a route.
     confirmed: Instant,
     waiting: Vec<RouteContinuation>,
-    /// A look-up is under way.
-    asking: bool,
+    look_up: LookUp,
     /// It was asked for by the clock.
     by_clock: bool,
-    /// When the latest look-up was begun.
-    asked: Instant,
+    /// When a failed send may have it looked up again.
+    doubtful_from: Instant,
+    /// A failed send has asked, and the timer will do it.
+    is_doubted: bool,
     unknown_refreshes: u32,
     used: AtomicBool,
     idle_refreshes: u32,
@@ -64,6 +74,12 @@ struct Topic {
 struct Table {
     topics: HashMap<Arc<str>, Topic>,
     closed: bool,
+}
+
+impl Table {
+    fn routes(&self) -> impl Iterator<Item = &Arc<TopicRoute>> {
+        self.topics.values().filter_map(|topic| topic.route.as_ref())
+    }
 }
 
 /// How topics that do not exist yet are sent to.
@@ -79,6 +95,7 @@ pub(crate) struct Routes {
     table: Mutex<Table>,
     means: Means,
     template: TemplateTopic,
+    health: Option<Arc<BrokerHealth>>,
 }
 
 /// What one look-up ended with.
@@ -95,6 +112,7 @@ impl Routes {
         name_servers: Arc<NameServers>,
         timeout: Duration,
         template: TemplateTopic,
+        health: Option<Arc<BrokerHealth>>,
     ) -> Arc<Self> {
         let means = Means {
             connections,
@@ -106,6 +124,7 @@ impl Routes {
             table: Mutex::new(Table::default()),
             means,
             template,
+            health,
         })
     }
 
@@ -181,18 +200,39 @@ impl Routes {
         }
     }
 
-    /// Looks a known topic up again in the background, for example because a broker of its route is gone.
+    /// Looks a known topic up again in the background, for example because a broker of its route is gone. However often
+    /// it is called: at most once per [`REFRESH_PAUSE`], the last time by the timer.
     pub(crate) fn refresh(self: &Arc<Self>, topic: &Arc<str>) {
+        let now = Instant::now();
         let mut table = self.table.lock();
-        let entry = table.topics.get_mut(topic);
-        let start = entry.is_some_and(|entry| entry.asked.elapsed() >= REFRESH_PAUSE && entry.begin());
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
+        };
+        let start = now >= entry.doubtful_from && entry.begin();
+        if start {
+            entry.doubtful_from = now + REFRESH_PAUSE;
+            entry.is_doubted = false;
+        }
+        let later =
+            !start && entry.look_up == LookUp::None && !std::mem::replace(&mut entry.is_doubted, true);
+        let at = entry.doubtful_from;
         drop(table);
         if start {
             self.look_up(topic);
+        } else if later {
+            let (routes, topic) = (Arc::clone(self), Arc::clone(topic));
+            self.means.timer.at(at, move || routes.refresh_if_doubted(&topic));
         }
     }
 
-    /// Looks all topics up again, and forgets those that nobody sends to.
+    fn refresh_if_doubted(self: &Arc<Self>, topic: &Arc<str>) {
+        let is_doubted = |entry: &mut Topic| std::mem::take(&mut entry.is_doubted);
+        if self.table.lock().topics.get_mut(topic).is_some_and(is_doubted) {
+            self.refresh(topic);
+        }
+    }
+
+    /// Looks all topics up again, and forgets those that nobody sends to, and what is known of brokers that are gone.
     pub(crate) fn refresh_all(self: &Arc<Self>) {
         let mut table = self.table.lock();
         table.topics.retain(|_, topic| topic.is_wanted());
@@ -207,6 +247,42 @@ impl Routes {
         for topic in &to_ask {
             self.look_up(topic);
         }
+        if let Some(health) = &self.health {
+            let table = self.table.lock();
+            let routes: Vec<_> = table.routes().map(Arc::clone).collect();
+            drop(table);
+            health.retain(|name| routes.iter().any(|route| route.queue_of(name).is_some()));
+        }
+    }
+
+    /// Looks everything up anew, since there are other name servers now.
+    pub(crate) fn ask_others(self: &Arc<Self>) {
+        let mut table = self.table.lock();
+        let mut to_ask = Vec::new();
+        for (name, topic) in &mut table.topics {
+            if topic.begin() {
+                to_ask.push(Arc::clone(name));
+            } else {
+                topic.look_up = LookUp::Outdated;
+            }
+        }
+        drop(table);
+        for topic in &to_ask {
+            self.look_up(topic);
+        }
+    }
+
+    /// Some queue of a broker, whatever the topic.
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<PublishQueue> {
+        let table = self.table.lock();
+        let queue = table.routes().find_map(|route| route.queue_of(broker_name));
+        queue.cloned()
+    }
+
+    /// Whether a route names this address.
+    pub(crate) fn names(&self, address: &str) -> bool {
+        let table = self.table.lock();
+        table.routes().any(|route| route.has_address(address))
     }
 
     /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.
@@ -222,16 +298,8 @@ impl Routes {
     /// Whether a route names this address, or a look-up that may do so is under way.
     pub(crate) fn may_need(&self, address: &str) -> bool {
         let table = self.table.lock();
-        let names = |topic: &Topic| {
-            topic
-                .route
-                .as_ref()
-                .is_some_and(|route| route.has_address(address))
-        };
-        table
-            .topics
-            .values()
-            .any(|topic| topic.route.is_none() || names(topic))
+        table.topics.values().any(|topic| topic.route.is_none())
+            || table.routes().any(|route| route.has_address(address))
     }
 
     /// Fails everybody who waits, and everybody who comes later.
@@ -267,7 +335,7 @@ impl Routes {
                 Found::Route(data) => {
                     let cursor = routes.cursor(&asked);
                     match TopicRoute::from_template(&asked, &data, routes.template.most_queues, cursor) {
-                        Some(route) => Outcome::Route(route),
+                        Some(route) => Outcome::Route(route.watched(routes.health.as_ref())),
                         None => Outcome::Unknown(routes.no_route(&asked, &address, &remark)),
                     }
                 }
@@ -292,7 +360,7 @@ impl Routes {
 
     fn read_route(&self, topic: &Arc<str>, data: &RouteData) -> Outcome {
         match TopicRoute::from_data(topic, data, self.cursor(topic)) {
-            Some(route) => Outcome::Route(route),
+            Some(route) => Outcome::Route(route.watched(self.health.as_ref())),
             None => Outcome::Unknown(Error::NoRoute {
                 topic: Arc::clone(topic),
                 reason: route_faults::no_queue(data).into(),
@@ -309,12 +377,17 @@ impl Routes {
             .unwrap_or_default()
     }
 
-    fn settle(&self, topic: &Arc<str>, outcome: Outcome) {
+    fn settle(self: &Arc<Self>, topic: &Arc<str>, outcome: Outcome) {
         let mut table = self.table.lock();
         let Some(entry) = table.topics.get_mut(topic) else {
             return;
         };
-        entry.asking = false;
+        if entry.look_up == LookUp::Outdated {
+            entry.look_up = LookUp::UnderWay;
+            drop(table);
+            return self.look_up(topic);
+        }
+        entry.look_up = LookUp::None;
         let waiting = std::mem::take(&mut entry.waiting);
         let (result, change) = entry.take_in(outcome);
         if result.is_err() && entry.route.is_none() {
@@ -335,9 +408,10 @@ impl Topic {
             route: None,
             confirmed: Instant::now(),
             waiting: Vec::new(),
-            asking: false,
+            look_up: LookUp::None,
             by_clock: false,
-            asked: Instant::now(),
+            doubtful_from: Instant::now(),
+            is_doubted: false,
             unknown_refreshes: 0,
             used: AtomicBool::new(true),
             idle_refreshes: 0,
@@ -346,18 +420,17 @@ impl Topic {
     }
 
     fn is_wanted(&mut self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed) || self.asking;
+        let used = self.used.swap(false, Ordering::Relaxed) || self.look_up != LookUp::None;
         self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
         self.idle_refreshes < IDLE_REFRESHES
     }
 
     /// Notes that a look-up begins. False if one is under way.
     fn begin(&mut self) -> bool {
-        if self.asking {
+        if self.look_up != LookUp::None {
             return false;
         }
-        self.asking = true;
-        self.asked = Instant::now();
+        self.look_up = LookUp::UnderWay;
         true
     }
 

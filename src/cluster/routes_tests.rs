@@ -112,7 +112,7 @@ fn one_look_up_at_a_time_is_begun() {
     let mut topic = Topic::new();
     assert!(topic.begin());
     assert!(!topic.begin());
-    topic.asking = false;
+    topic.look_up = LookUp::None;
     assert!(topic.begin());
 }
 
@@ -126,7 +126,7 @@ fn a_topic_is_forgotten_when_nobody_has_sent_to_it_for_long() {
     assert!(!topic.is_wanted());
     topic.used.store(true, Ordering::Relaxed);
     assert!(topic.is_wanted());
-    topic.asking = true;
+    topic.look_up = LookUp::UnderWay;
     for _ in 0..100 {
         assert!(topic.is_wanted(), "somebody waits for its look-up");
     }

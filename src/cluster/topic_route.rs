@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::broker_health::BrokerHealth;
 use crate::{
     message::MessageQueue,
     net::sync::AtomicUsize,
@@ -40,6 +41,8 @@ pub(crate) struct TopicRoute {
     pub(crate) from_template: bool,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
+    /// How its brokers have been doing lately, if that is watched. It outlives the snapshot.
+    pub(crate) health: Option<Arc<BrokerHealth>>,
 }
 
 impl TopicRoute {
@@ -58,6 +61,7 @@ impl TopicRoute {
             brokers: Vec::new(),
             from_template: false,
             cursor,
+            health: None,
         };
         for (broker_name, queue_count) in queue_counts {
             let Some(broker) = masters.get(broker_name) else {
@@ -100,6 +104,12 @@ impl TopicRoute {
         })
     }
 
+    /// The same route, with brokers whose health is watched.
+    pub(crate) fn watched(self, health: Option<&Arc<BrokerHealth>>) -> Self {
+        let health = health.map(Arc::clone);
+        Self { health, ..self }
+    }
+
     /// Whether the other names the same queues on the same addresses.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.brokers == other.brokers
@@ -109,6 +119,13 @@ impl TopicRoute {
 
     pub(crate) fn has_address(&self, address: &str) -> bool {
         self.brokers.iter().any(|broker| &*broker.address == address)
+    }
+
+    /// Some queue of a broker, if it takes messages.
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&PublishQueue> {
+        self.queues
+            .iter()
+            .find(|known| &*known.broker.name == broker_name)
     }
 
     /// The queue of a name, if messages can be sent to it.

@@ -2,6 +2,7 @@
 //! it adds, the store, the reply. Refusals' texts are in `dialect`.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -100,12 +101,14 @@ fn store(
             ReplyFields::None,
         ));
     };
+    let broker_address = broker.address();
     let (topic, queue_id) = check_target(shared, session, send)?;
     let now = now_ms();
     let (owned, transaction_id) = items(shared, broker, send, body, now)?;
     check_size(shared, send, &topic, body, &owned)?;
     let incoming = Incoming {
         broker: session.origin.broker,
+        broker_port: broker_address.port(),
         topic: &topic,
         queue_id,
         sys_flag: send.sys_flag,
@@ -121,7 +124,7 @@ fn store(
         .put(&incoming, &items)
         .map_err(|_full| refuse(shared.version.disk_full()))?;
     Ok(StoredFields {
-        message_ids: message_ids(broker, &topic, place.physical_offset, &items),
+        message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
         transaction_id,
@@ -361,21 +364,22 @@ fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String
     let [.., counter_high, counter_low] = shared.next_unique_key().to_be_bytes();
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
-    let tag = u32::from(broker.address.port());
-    unique_key(broker.address.ip(), pid, tag, id_milliseconds(now), counter)
+    let address = broker.address();
+    let tag = u32::from(address.port());
+    unique_key(address.ip(), pid, tag, id_milliseconds(now), counter)
         .as_str()
         .to_owned()
 }
 
 /// Offset message ids of records that lie one behind the other, comma-separated.
-fn message_ids(broker: &BrokerPlace, topic: &str, first_offset: u64, items: &[Item<'_>]) -> String {
+fn message_ids(broker_address: SocketAddr, topic: &str, first_offset: u64, items: &[Item<'_>]) -> String {
     let mut offset = first_offset;
     let mut ids = String::with_capacity(items.len().saturating_mul(33));
     for item in items {
         if !ids.is_empty() {
             ids.push(',');
         }
-        ids.push_str(offset_message_id(broker.address, offset).as_str());
+        ids.push_str(offset_message_id(broker_address, offset).as_str());
         let length = Store::record_length(topic, item.body.len(), item.properties.len());
         offset = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
     }

@@ -22,7 +22,7 @@ use super::{
     in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
-    sync::{AtomicU64, Mutex},
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
@@ -100,6 +100,8 @@ pub(crate) struct Connection {
     cause: OnceLock<EndCause>,
     /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
     unheard_since: AtomicMoment,
+    /// The peer has sent a frame.
+    spoken: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -136,6 +138,7 @@ impl Connection {
             events,
             cause: OnceLock::new(),
             unheard_since: AtomicMoment::new(Moment::NEVER),
+            spoken: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -178,6 +181,15 @@ impl Connection {
     /// Whether nothing is on its way, in either direction.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
+    /// Whether the peer has shown that it speaks the protocol.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     /// How a request is handed over by someone who must not wait.

@@ -9,6 +9,7 @@ pub(crate) mod histogram;
 mod in_flight;
 pub(crate) mod meter;
 mod outgoing;
+mod redial;
 pub(crate) mod sync;
 pub(crate) mod timer;
 pub(crate) mod waiter;

@@ -240,4 +240,65 @@ mod tests {
         assert!(looked >= at);
         timer.stop();
     }
+
+    /// Alarms that are set while the thread is looking, falling asleep or waking up are all looked at in time. Nobody else
+    /// wakes the timer, so one that is missed stays so.
+    #[test]
+    fn no_wish_to_be_woken_is_missed() {
+        const ROUNDS: u32 = 3000;
+        let timer = Arc::new(Timer::new());
+        let alarm = Arc::<Mutex<Option<Instant>>>::default();
+        let looked_at = Arc::clone(&alarm);
+        let (sender, receiver) = channel::unbounded();
+        let rung = sender.clone();
+        timer
+            .start(move |now| {
+                let due = looked_at.lock().take_if(|at| *at <= now);
+                if due.is_some() {
+                    rung.send(now).unwrap();
+                }
+                *looked_at.lock()
+            })
+            .unwrap();
+        for round in 0..ROUNDS {
+            // Some are due at once, some when the thread has just fallen asleep, some later.
+            let at = Instant::now() + Duration::from_micros(u64::from(round * 7 % 150));
+            if round % 5 == 0 {
+                let sender = sender.clone();
+                timer.at(at, move || sender.send(Instant::now()).unwrap());
+            } else {
+                *alarm.lock() = Some(at);
+                timer.wake_by(at);
+            }
+            let looked = receiver.recv_timeout(Duration::from_secs(15));
+            let looked = looked.unwrap_or_else(|_| panic!("round {round} was missed"));
+            assert!(looked >= at, "round {round} came too early");
+        }
+        timer.stop();
+    }
+
+    #[test]
+    fn a_job_that_panics_stops_neither_jobs_nor_looks() {
+        let timer = Arc::new(Timer::new());
+        let (sender, receiver) = channel::unbounded();
+        let looks = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&looks);
+        timer
+            .start(move |_| {
+                assert!(counted.fetch_add(1, Ordering::SeqCst) != 1, "on purpose");
+                None
+            })
+            .unwrap();
+        timer.at(Instant::now(), || panic!("on purpose"));
+        timer.at(Instant::now() + Duration::from_millis(5), move || {
+            sender.send(()).ok();
+        });
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(()));
+        let until = Instant::now() + Duration::from_secs(10);
+        while looks.load(Ordering::SeqCst) < 3 {
+            assert!(Instant::now() < until, "it does not look any more");
+            thread::sleep(Duration::from_millis(1));
+        }
+        timer.stop();
+    }
 }

@@ -27,9 +27,9 @@ pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>
 
 /// What the end of a send needs, and gives back.
 pub(super) struct Closing {
-    pub(super) on_done: OnDone,
-    pub(super) permit: Option<Permit>,
-    pub(super) inside: Option<Inside>,
+    on_done: OnDone,
+    permit: Option<Permit>,
+    _inside: Option<Inside>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
@@ -60,11 +60,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
         });
     match admitted {
         Ok((prepared, permit)) => {
-            let closing = Closing {
-                on_done,
-                permit: Some(permit),
-                inside: Some(inside),
-            };
+            let closing = Closing::new(on_done, Some(permit), Some(inside));
             begin(shared, prepared, options, deadline, closing);
         }
         Err(error) => refuse(shared, message, error, on_done, Some(inside)),
@@ -99,11 +95,7 @@ where
     }
     match shared.gate.enter() {
         Ok(inside) => {
-            let closing = Closing {
-                on_done: Box::new(on_done),
-                permit: Some(permit),
-                inside: Some(inside),
-            };
+            let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
             begin(
                 shared,
                 prepared,
@@ -127,11 +119,7 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 }
 
 fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
-    let closing = Closing {
-        on_done,
-        permit: None,
-        inside,
-    };
+    let closing = Closing::new(on_done, None, inside);
     let what = Mutex::new(Some((closing, message, error)));
     shared.workers.submit(Arc::new(Refused {
         shared: Arc::clone(shared),
@@ -177,11 +165,19 @@ impl Task for Refused {
 }
 
 impl Closing {
+    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+        Self {
+            on_done,
+            permit,
+            _inside: inside,
+        }
+    }
+
     pub(super) fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
         let Self {
             on_done,
             permit,
-            inside,
+            _inside,
         } = self;
         let failure = outcome.as_ref().err();
         shared.tally.ended(failure.map(|failure| &failure.error));
@@ -190,7 +186,5 @@ impl Closing {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),
         });
-        // The send leaves when its closure has run.
-        drop(inside);
     }
 }

@@ -60,6 +60,8 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
+    /// What the wait for the turn is given up with.
+    turn_number: Option<u64>,
     /// The right to send to an ordered queue, held until the outcome is known.
     turn: Option<Turn>,
     finished: bool,
@@ -90,6 +92,7 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
+            turn_number: None,
             turn: None,
             finished: false,
             outcome: None,
@@ -176,7 +179,8 @@ impl AsyncSend {
                 (false, Err(_)) => {}
             }
         };
-        self.shared.lanes.take_turn(queue, Box::new(enter));
+        let number = self.shared.lanes.take_turn(queue, Box::new(enter));
+        self.state.lock().turn_number = Some(number);
     }
 
     fn drive(self: &Arc<Self>) {
@@ -339,20 +343,7 @@ impl AsyncSend {
                 self.state.lock().plan.stop("the producer is shut down");
                 self.drive();
             }
-            Parked::ForTurn => {
-                let state = self.state.lock();
-                let queue = state
-                    .route
-                    .as_ref()
-                    .and_then(|(_, aim)| aim.as_ref())
-                    .map(|aim| Arc::clone(&aim.queue));
-                let began = state.plan.deadline().began();
-                drop(state);
-                let late = queue
-                    .map(|queue| lanes::late(&queue, began))
-                    .filter(|_| !is_stopped);
-                self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
-            }
+            Parked::ForTurn => self.give_up_turn(is_stopped),
             Parked::ForRoute | Parked::BeforeRoute => {
                 let waited = self.state.lock().plan.deadline().waited();
                 let error = if is_stopped {
@@ -373,6 +364,22 @@ impl AsyncSend {
                 self.drive();
             }
         }
+    }
+
+    fn give_up_turn(self: &Arc<Self>, is_stopped: bool) {
+        let state = self.state.lock();
+        let aim = state.route.as_ref().and_then(|(_, aim)| aim.as_ref());
+        let queue = aim.map(|aim| Arc::clone(&aim.queue));
+        let (began, number) = (state.plan.deadline().began(), state.turn_number);
+        drop(state);
+        if let Some((queue, number)) = queue.as_ref().zip(number) {
+            // Else it would be kept in the line until all before it have left.
+            self.shared.lanes.give_up(queue, number);
+        }
+        let late = queue
+            .filter(|_| !is_stopped)
+            .map(|queue| lanes::late(&queue, began));
+        self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
     }
 
     /// What failed before the pause may have moved since.
@@ -401,7 +408,11 @@ impl AsyncSend {
             self.topic(),
             number + 1
         );
-        self.shared.learn_from(self.topic(), &error);
+        let state = self.state.lock();
+        let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
+        drop(state);
+        self.shared
+            .learn_from_failure(self.topic(), broker.as_deref(), &error);
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
         state.plan.failed(number, Instant::now(), error);
@@ -476,7 +487,13 @@ impl State {
 impl Waiter for AsyncSend {
     fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
         match outcome {
-            Outcome::Overdue => self.state.lock().plan.overdue(ticket),
+            Outcome::Overdue => {
+                let mut state = self.state.lock();
+                state.plan.overdue(ticket);
+                if let Some(to) = state.plan.destination(ticket) {
+                    self.shared.learn_from_silence(&to.broker);
+                }
+            }
             Outcome::Failed(error) => self.failed(ticket, error),
             Outcome::Reply { address, header, .. } => match attempt::read_reply(address, header) {
                 Err(error) => self.failed(ticket, error),
@@ -486,6 +503,9 @@ impl Waiter for AsyncSend {
                     let State { plan, open, .. } = &mut *state;
                     open.retain(|open| open.number != ticket);
                     if let Some(to) = plan.destination(ticket) {
+                        if let Some(began) = plan.began(ticket) {
+                            self.shared.learn_from_success(&to.broker, began);
+                        }
                         let result = attempt::result(&self.shared, &self.prepared, to, stored);
                         plan.stored(ticket, result, is_ok);
                     }

@@ -54,17 +54,20 @@ fn route() -> Arc<TopicRoute> {
 }
 
 fn plan(route: &TopicRoute, timeout: Duration, attempts: u32) -> SendPlan {
-    let rules = Rules {
+    let mut plan = SendPlan::new(plan_rules(attempts), "t".into(), Deadline::after(timeout));
+    begin(&mut plan, route);
+    plan
+}
+
+fn plan_rules(attempts: u32) -> Rules {
+    Rules {
         attempts,
         retry_response_codes: [].into(),
         retry_another_broker_when_not_store_ok: false,
         redelivery: Redelivery::AtLeastOnce,
-        back_off: (Duration::ZERO, Duration::ZERO),
+        back_off: (Duration::from_millis(1), Duration::from_millis(1)),
         round: None,
-    };
-    let mut plan = SendPlan::new(rules, "t".into(), Deadline::after(timeout));
-    begin(&mut plan, route);
-    plan
+    }
 }
 
 fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
@@ -92,11 +95,8 @@ fn store(plan: &mut SendPlan, number: u32) {
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
     let (sender, told) = channel::unbounded();
-    let closing = Closing {
-        on_done: Box::new(move |outcome| sender.send(outcome).unwrap()),
-        permit: None,
-        inside: None,
-    };
+    let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
+    let closing = Closing::new(on_done, None, None);
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
@@ -158,10 +158,10 @@ fn a_send_that_is_decided_begins_no_further_attempt() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (to, share) = begin(&mut plan, &route);
+    let (to, alarm) = begin(&mut plan, &route);
     store(&mut plan, 0);
     let (send, told) = sending(&shared, &route, plan);
-    send.wait_for_connection(1, &to, share);
+    send.wait_for_connection(1, &to, alarm);
     let result = told.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!((result.attempts, result.may_be_duplicated), (2, false));
     assert!(send.state.lock().parked.is_none());
@@ -174,10 +174,10 @@ fn a_parked_attempt_is_given_up_when_the_send_is_decided() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (_, share) = begin(&mut plan, &route);
+    let (_, alarm) = begin(&mut plan, &route);
     let (send, told) = sending(&shared, &route, plan);
     let parked = Parked::ForConnection { number: 1 };
-    assert!(send.park(parked, share.share));
+    assert!(send.park(parked, alarm.share));
     store(&mut send.state.lock().plan, 0);
     send.drive();
     let result = told.recv_timeout(PATIENCE).unwrap().unwrap();
@@ -192,9 +192,9 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
     let (shared, route) = (shared(), route());
     let mut plan = plan(&route, PATIENCE, 2);
     plan.overdue(0);
-    let (_, share) = begin(&mut plan, &route);
+    let (_, alarm) = begin(&mut plan, &route);
     let (send, told) = sending(&shared, &route, plan);
-    assert!(send.park(Parked::ForConnection { number: 1 }, share.share));
+    assert!(send.park(Parked::ForConnection { number: 1 }, alarm.share));
     shared.housekeeping.stop();
     shared.timer.stop();
     let error = Error::Timeout {
@@ -207,5 +207,36 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(failure.error.attempts().len(), 2, "{}", failure.error);
     assert_eq!(failure.error.delivery(), Delivery::Unknown);
+    stop(&shared);
+}
+
+/// The one before it takes long: whoever gives up waiting for his turn is not kept in the line.
+#[test]
+fn an_ordered_send_whose_time_is_over_leaves_the_line() {
+    let (shared, route) = (shared(), route());
+    let queue = Arc::clone(&route.queues[0].queue);
+    let before = shared.lanes.wait(&queue, &Deadline::after(PATIENCE)).unwrap();
+    let rules = plan_rules(1);
+    let plan = SendPlan::new(rules, "t".into(), Deadline::after(Duration::from_millis(20)));
+    let (send, told) = sending(&shared, &route, plan);
+    send.state.lock().route = Some((Arc::clone(&route), Some(route.queues[0].clone())));
+    send.wait_for_turn(&queue);
+    let weak = Arc::downgrade(&send);
+    drop(send);
+    let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(matches!(
+        failure.error,
+        Error::Timeout {
+            phase: Phase::Order,
+            ..
+        }
+    ));
+    assert!(told.recv_timeout(PATIENCE).is_err(), "nobody holds the closure");
+    let until = Instant::now() + PATIENCE;
+    while weak.strong_count() > 0 {
+        assert!(Instant::now() < until, "it is still in the line");
+        thread::sleep(Duration::from_millis(1));
+    }
+    before.end(None);
     stop(&shared);
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
-    error::Error,
+    error::{Error, Written},
     message::Message,
     net::{
         connection::{Cancelled, Connection, Manner},
@@ -188,7 +188,7 @@ impl Sending<'_> {
                 Step::Wait { until } => {
                     if !self.receive(until) {
                         match self.plan.awaited() {
-                            Some(number) => self.plan.overdue(number),
+                            Some(number) => self.overdue(number),
                             None => self.give_up_open(Instant::now()),
                         }
                     }
@@ -247,12 +247,22 @@ impl Sending<'_> {
                 let Some(to) = self.plan.destination(number) else {
                     return;
                 };
+                if let Some(began) = self.plan.began(number) {
+                    self.shared.learn_from_success(&to.broker, began);
+                }
                 let is_ok = stored.0 == SendStatus::SendOk;
                 let result = attempt::result(self.shared, &self.prepared, to, stored);
                 self.plan.stored(number, result, is_ok);
             }
             Err(error) => self.failed(number, error),
         }
+    }
+
+    fn overdue(&mut self, number: u32) {
+        if let Some(to) = self.plan.destination(number) {
+            self.shared.learn_from_silence(&to.broker);
+        }
+        self.plan.overdue(number);
     }
 
     fn failed(&mut self, number: u32, error: Error) {
@@ -264,7 +274,9 @@ impl Sending<'_> {
                 to.queue
             );
         }
-        self.shared.learn_from(topic, &error);
+        let broker = self.plan.destination(number).map(|to| &to.broker);
+        self.shared
+            .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
         self.plan.failed(number, Instant::now(), error);
     }
 
@@ -293,6 +305,11 @@ impl Sending<'_> {
             let number = arrival.ticket.wrapping_sub(self.base);
             expected -= usize::from(open.iter().any(|open| open.number == number));
             self.take_in(arrival);
+        }
+        for open in open {
+            // Whatever has not come by now counts as unknown, and the plan does not wait for it any more.
+            let error = open.connection.timeout(Written::All, open.began.elapsed());
+            self.plan.failed(open.number, Instant::now(), error);
         }
     }
 

@@ -168,7 +168,10 @@ impl Walk<'_> {
                 None => Some(format!("not connected within {took:.1?}")),
             };
             let outcome = match failure {
-                None => CheckOutcome::Passed("connected".to_owned()),
+                None => CheckOutcome::Passed(match connections.dialled_as(address) {
+                    Some(other) => format!("connected, dialled as {other}"),
+                    None => "connected".to_owned(),
+                }),
                 Some(failure) => CheckOutcome::Failed(match hint(check, address) {
                     Some(hint) => format!("{failure}; {hint}"),
                     None => failure,

@@ -161,16 +161,21 @@ fn let_in(enter: Enter, turn: Result<Turn, Error>) {
         *list = Some(VecDeque::new());
         Some((enter, turn))
     });
+    /// Those who are left when letting somebody in panics are dropped, which ends their turns.
+    struct Done;
+    impl Drop for Done {
+        fn drop(&mut self) {
+            drop(LETTING_IN.take());
+        }
+    }
+    if first.is_none() {
+        return;
+    }
+    let _done = Done;
     let mut next = first;
     while let Some((enter, turn)) = next {
         enter(turn);
-        next = LETTING_IN.with_borrow_mut(|list| {
-            let next = list.as_mut().and_then(VecDeque::pop_front);
-            if next.is_none() {
-                *list = None;
-            }
-            next
-        });
+        next = LETTING_IN.with_borrow_mut(|list| list.as_mut().and_then(VecDeque::pop_front));
     }
 }
 

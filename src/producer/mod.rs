@@ -242,6 +242,28 @@ impl Producer {
         Ok(route.listed.clone())
     }
 
+    /// Replaces the list of name servers: `host:port`, several separated by `;`, IPv6 literals in brackets.
+    ///
+    /// Returns at once. All known topics are looked up anew in the background, and whoever waits for a look-up that is
+    /// under way gets what the new name servers answer. Connections to those that are gone are closed. Brokers are still
+    /// sent to by the old routes until new ones come.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a list that cannot be read, which changes nothing; [`Error::ShutDown`].
+    ///
+    /// ```
+    /// use rocketmq_producer::Producer;
+    ///
+    /// let producer = Producer::builder("orders").name_servers("127.0.0.1:9876").start()?;
+    /// producer.set_name_servers("127.0.0.2:9876;127.0.0.3:9876")?;
+    /// assert!(producer.set_name_servers("no port").is_err());
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setNamesrvAddr")]
+    pub fn set_name_servers(&self, addresses: impl AsRef<str>) -> Result<(), Error> {
+        self.handle.shared.set_name_servers(addresses.as_ref())
+    }
+
     /// The id under which brokers know this producer: `ip@instance name`.
     pub fn client_id(&self) -> &str {
         &self.handle.shared.client_id

@@ -1,6 +1,6 @@
 //! The one-way send: one attempt, no answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     attempt::{self, Prepared},
@@ -26,7 +26,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     let route = shared.routes.wait(topic, &deadline)?;
     let to = match options.aim() {
         Some(aim) => choose::aimed(aim, &route, message)?,
-        None => choose::in_turn(&route, |_| false).ok_or_else(|| Error::Timeout {
+        None => choose::in_turn(&route, Instant::now(), |_| false).ok_or_else(|| Error::Timeout {
             phase: Phase::Route,
             target: Arc::clone(topic),
             waited: deadline.waited(),
@@ -38,7 +38,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
         .wait(&to.broker.address, &deadline)
         .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, deadline.at()));
     if let Err(error) = &sent {
-        shared.learn_from(topic, error);
+        shared.learn_from_failure(topic, Some(&to.broker), error);
     }
     sent
 }

@@ -202,6 +202,7 @@ impl SendPlan {
         let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
         if self.rules.round.is_none()
             || self.begun == 0
+            || self.stored.is_some()
             || !is_over
             || self.not_before.is_some_and(|at| at > now)
         {
@@ -216,10 +217,16 @@ impl SendPlan {
         self.not_before = Some(self.pause_of_round(now));
     }
 
+    /// When the next pause, if it begins now, is over.
+    fn after_pause(&mut self, now: Instant) -> Instant {
+        // `Deadline` knows what to do with an endless pause.
+        Deadline::starting(now, self.next_pause()).at()
+    }
+
     /// Until when to pause between two rounds. The last pause is cut short, so that the message has one more chance before the
     /// time is over.
     fn pause_of_round(&mut self, now: Instant) -> Instant {
-        let until = now + self.next_pause();
+        let until = self.after_pause(now);
         let last_chance = self.deadline.at().checked_sub(LAST_CHANCE).unwrap_or(now);
         if last_chance > now {
             until.min(last_chance)
@@ -237,7 +244,7 @@ impl SendPlan {
         self.pauses += 1;
         // The hasher's keys are random and differ from call to call.
         let percent = u32::try_from(RandomState::new().hash_one(self.pauses) % 51).unwrap_or_default();
-        whole * (50 + percent) / 100
+        whole / 100 * (50 + percent)
     }
 
     fn leaves_time(&self, at: Instant) -> bool {
@@ -267,19 +274,19 @@ impl SendPlan {
         }
     }
 
-    /// The attempt failed.
+    /// The attempt failed. Nothing happens if it was over already.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
+        if !self.is_open(number) {
+            return;
+        }
         self.note_end(number, RetryReason::of(&error));
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
         if is_busy(&error) {
-            self.not_before = Some(now + self.next_pause());
+            self.not_before = Some(self.after_pause(now));
         }
-        let Some(record) = self.record(number) else {
-            return;
-        };
-        if record.is_open() {
+        if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
         }
@@ -301,6 +308,14 @@ impl SendPlan {
         records
             .find(|record| matches!(record.state, RecordState::Awaited))
             .map(|record| record.number)
+    }
+
+    /// When the attempt was begun.
+    pub(super) fn began(&self, number: u32) -> Option<Instant> {
+        self.records
+            .iter()
+            .find(|record| record.number == number)
+            .map(|record| record.began)
     }
 
     /// Whether the attempt has neither an answer nor failed.
@@ -392,7 +407,7 @@ impl SendPlan {
                 last.is_some_and(|record| &*record.to.broker.name == broker_name)
             }
         };
-        choose::in_turn(route, |broker| avoid(&broker.name)).cloned()
+        choose::in_turn(route, now, |broker| avoid(&broker.name)).cloned()
     }
 
     fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {

@@ -734,6 +734,17 @@ fn a_busy_broker_is_asked_again_after_pauses_that_grow() {
 }
 
 #[test]
+fn a_failure_that_is_reported_twice_lengthens_no_pause() {
+    let mut run = Run::new(&["a"], patient(100, 10_000));
+    run.begin(0, "first");
+    for _ in 0..5 {
+        run.plan.failed(0, run.at(0), busy());
+    }
+    let until = run.pause(0);
+    assert!(until <= 100, "{until}");
+}
+
+#[test]
 fn there_is_no_pause_while_another_broker_can_be_asked_nor_after_a_refused_connection() {
     let mut run = Run::new(&["a", "b"], patient(100, 250));
     assert_eq!(run.begin(0, "first").1, "a");
@@ -848,6 +859,38 @@ fn with_a_delivery_timeout_rounds_follow_one_another_until_the_time_is_over() {
     };
     assert_eq!(usize::try_from(failed.attempts_begun()).unwrap(), begun.len());
     assert!(failed.attempts().len() <= KEPT_RECORDS, "the account is bounded");
+}
+
+#[test]
+fn no_round_begins_once_it_is_stored() {
+    let wanting = Rules {
+        retry_another_broker_when_not_store_ok: true,
+        ..with_rounds()
+    };
+    let ending = Run::new(&["a", "b"], wanting).play([
+        Begins(0, 0, "a", 75),
+        StoredUnsafely(0),
+        Begins(5, 1, "b", 305),
+        Fails(9, 1, no_connection()),
+        Ends(9),
+    ]);
+    assert_eq!(ending.stored(), ("a".to_owned(), 2, false));
+}
+
+#[test]
+fn pauses_without_end_do_not_overflow_the_clock() {
+    let back_off = (Duration::MAX, Duration::MAX);
+    let mut run = Run::new(
+        &["a"],
+        Rules {
+            back_off,
+            ..with_rounds()
+        },
+    );
+    assert_eq!(run.plan.pause_without_route(run.at(0)), None);
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(0), busy());
+    assert!(matches!(run.step(0), Step::Finish));
 }
 
 #[test]

@@ -55,12 +55,12 @@ impl Connection {
             buffer.filled(count);
             // One look at the clock for all frames of one read.
             let received = Moment::new(self.epoch, Instant::now());
-            let mut has_heard = false;
             loop {
                 match buffer.next_frame() {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        has_heard = true;
+                        // Before it is handed on: who gets it may ask the next thing at once.
+                        self.unheard_since.set(Moment::NEVER);
                         if let Err(error) = self.take_in(&frame, received) {
                             return EndCause::Protocol(error.to_string().into());
                         }
@@ -69,9 +69,6 @@ impl Connection {
                 }
             }
             // Half an answer is none: its rest may never come.
-            if has_heard {
-                self.unheard_since.set(Moment::NEVER);
-            }
             if buffer.is_within_frame() {
                 self.unheard_since.set_if_never(received);
             }
@@ -80,6 +77,9 @@ impl Connection {
 
     fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>, received: Moment) -> Result<(), WireError> {
         let header = frame.header()?;
+        if !self.has_spoken() {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
             self.decline(&header, frame.serialization);
