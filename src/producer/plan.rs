@@ -103,6 +103,9 @@ pub(super) struct SendPlan {
     deadline: Deadline,
     records: Vec<Record>,
     begun: u32,
+    /// Attempts that do not count against the rules: the address was not dialled, or the broker went away for the first time.
+    free: u32,
+    went_away: bool,
     /// Among the attempts whose account was not kept is one that may have stored the message.
     forgotten_unknown: bool,
     pauses: u32,
@@ -131,6 +134,8 @@ impl SendPlan {
             deadline,
             records: Vec::new(),
             begun: 0,
+            free: 0,
+            went_away: false,
             forgotten_unknown: false,
             pauses: 0,
             not_before: None,
@@ -289,6 +294,7 @@ impl SendPlan {
     pub(super) fn closed(&mut self, number: u32, until: Instant) {
         if let Some(record) = self.record(number) {
             record.closed_until = Some(until);
+            self.free += 1;
         }
     }
 
@@ -304,9 +310,22 @@ impl SendPlan {
         if is_busy(&error) {
             self.not_before = Some(self.after_pause(now));
         }
+        let goes_away = matches!(
+            error,
+            Error::Refused {
+                code: ResponseCode::GO_AWAY,
+                ..
+            }
+        );
+        let is_first_farewell = goes_away && !std::mem::replace(&mut self.went_away, goes_away);
+        if is_first_farewell {
+            // Once, the same broker is asked again on a new connection (5.x `NettyRemotingClient`).
+            self.free += 1;
+        }
         if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
+            record.is_past |= is_first_farewell;
         }
     }
 
@@ -402,7 +421,7 @@ impl SendPlan {
     }
 
     fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Option<Destination> {
-        let has_more = self.rules.round.is_some() || self.begun < self.rules.attempts;
+        let has_more = self.rules.round.is_some() || self.begun - self.free < self.rules.attempts;
         if self.stop.is_some() || !has_more || !self.may_send_again() {
             return None;
         }
