@@ -37,6 +37,9 @@ use crate::{
     },
 };
 
+/// How long a broker may take to answer the farewell (4.7.0 `mqClientApiTimeout`), however much time is left.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -144,7 +147,9 @@ impl Housekeeping {
     /// Says goodbye to all brokers at once (4.7.0 does it one after another), and blocks until all have answered or
     /// `until` is over. Brokers that do not hear of it notice the closed connection.
     pub(crate) fn unregister(&self, until: Instant) {
-        let timeout = until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let until = until.min(now + FAREWELL_TIMEOUT);
+        let timeout = until.saturating_duration_since(now);
         let mut brokers = self.connections.all();
         brokers.retain(|connection| !self.name_servers.contains(connection.address()));
         if timeout.is_zero() || brokers.is_empty() {

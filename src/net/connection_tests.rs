@@ -347,9 +347,9 @@ fn requests_that_end_together_do_not_spoil_each_others_verdict() {
             .map(Error::delivery)
             .collect::<Vec<_>>()
     };
-    assert_eq!(verdict(&written), [crate::Delivery::Unknown]);
+    assert_eq!(verdict(&written), [crate::error::Delivery::Unknown]);
     for waiter in &pending {
-        assert_eq!(verdict(waiter), [crate::Delivery::NotStored]);
+        assert_eq!(verdict(waiter), [crate::error::Delivery::NotStored]);
     }
     connection.join();
     assert_eq!(noted.ended.load(Ordering::SeqCst), 1);
@@ -423,6 +423,6 @@ fn what_is_no_answer_of_ours_is_counted_and_what_is_no_frame_ends_it() {
     let failures = waiter.failures.lock();
     let text = failures[0].to_string();
     assert!(text.contains("HTTP"), "{text}");
-    assert_eq!(failures[0].delivery(), crate::Delivery::Unknown);
+    assert_eq!(failures[0].delivery(), crate::error::Delivery::Unknown);
     connection.join();
 }

@@ -256,6 +256,9 @@ impl AsyncSend {
             self.failed(number, self.not_connected(number));
             return self.drive();
         }
+        if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
+            self.state.lock().plan.closed(number, until);
+        }
         let (send, to) = (Arc::clone(self), to.clone());
         let address = Arc::clone(&to.broker.address);
         let then = move |ready: Result<Arc<Connection>, Error>| {
@@ -433,9 +436,12 @@ impl AsyncSend {
         );
         let state = self.state.lock();
         let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
+        let is_given_up = state.plan.is_given_up(&error);
         drop(state);
-        self.shared
-            .learn_from_failure(self.topic(), broker.as_deref(), &error);
+        if !is_given_up {
+            self.shared
+                .learn_from_failure(self.topic(), broker.as_deref(), &error);
+        }
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
         state.plan.failed(number, Instant::now(), error);

@@ -80,6 +80,8 @@ struct Record {
     until: Instant,
     /// Of an earlier round: its broker may be tried again.
     is_past: bool,
+    /// Its address was not dialled, since it could not be connected to a moment ago, and is not before then.
+    closed_until: Option<Instant>,
     state: RecordState,
 }
 
@@ -153,10 +155,9 @@ impl SendPlan {
         }
         self.begin_round(now, route, aimed.is_some());
         if let Some(to) = self.choose(now, route, aimed) {
-            let not_before = self
-                .not_before
-                .filter(|not_before| *not_before > now && self.must_pause(&to));
-            return match not_before {
+            let busy_until = self.not_before.filter(|_| self.must_pause(&to));
+            let not_before = busy_until.max(self.closed_until(&to.broker.name));
+            return match not_before.filter(|not_before| *not_before > now) {
                 Some(until) if self.leaves_time(until) => Step::Pause { until },
                 Some(_) => self.wait_or_finish("no time is left for another attempt"),
                 None => self.begin(now, route, to, aimed.is_some()),
@@ -174,6 +175,16 @@ impl SendPlan {
         self.stop.get_or_insert(reason);
         self.done = true;
         Step::Finish
+    }
+
+    /// When the address of a broker is dialled again at the earliest, as far as this send has been told.
+    fn closed_until(&self, broker_name: &str) -> Option<Instant> {
+        let of_broker = |record: &&Record| &*record.to.broker.name == broker_name;
+        self.records
+            .iter()
+            .rev()
+            .find(of_broker)
+            .and_then(|record| record.closed_until)
     }
 
     /// A broker that has not been tried yet need not wait for one that is busy. A new round begins with a pause.
@@ -253,6 +264,13 @@ impl SendPlan {
         }
     }
 
+    /// The attempt could not even be tried: its address is dialled again at that time at the earliest.
+    pub(super) fn closed(&mut self, number: u32, until: Instant) {
+        if let Some(record) = self.record(number) {
+            record.closed_until = Some(until);
+        }
+    }
+
     /// The attempt failed. Nothing happens if it was over already.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
         if !self.is_open(number) {
@@ -310,6 +328,20 @@ impl SendPlan {
     /// Whether nothing will change any more what [`Self::next`] says.
     pub(super) fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether an error only says that an attempt was given up unsent because the send is decided: no fault of the broker.
+    pub(super) fn is_given_up(&self, error: &Error) -> bool {
+        let is_unsent = |error: &Error| {
+            matches!(
+                error,
+                Error::Timeout {
+                    written: Written::Nothing,
+                    ..
+                }
+            )
+        };
+        self.done && is_unsent(error)
     }
 
     /// Begins no further attempt.
@@ -377,9 +409,20 @@ impl SendPlan {
             // Another copy on the same broker would be no safer than the one that is there.
             return None;
         }
+        let closed = |broker_name: &str| self.closed_until(broker_name).filter(|until| *until > now);
+        // Those that may be dialled now come first, then whichever may be dialled next.
+        let opens_first = route
+            .brokers
+            .iter()
+            .map(|broker| closed(&broker.name))
+            .min()
+            .flatten();
+        let any_closed = route.brokers.iter().any(|broker| closed(&broker.name).is_some());
         let avoid = |broker_name: &str| {
             if untried {
                 self.has_tried(broker_name)
+            } else if any_closed {
+                closed(broker_name) > opens_first
             } else {
                 last.is_some_and(|record| &*record.to.broker.name == broker_name)
             }
@@ -415,6 +458,7 @@ impl SendPlan {
             share,
             until,
             is_past: false,
+            closed_until: None,
             state,
         });
         Step::Attempt {
