@@ -32,6 +32,7 @@ pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, Full, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
-    Unflushed,
+    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
+    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
+    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
 };

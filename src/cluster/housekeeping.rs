@@ -307,23 +307,38 @@ impl Housekeeping {
     }
 
     fn heartbeat(&self, broker: &Arc<Connection>) {
+        let address = Arc::clone(broker.address());
+        self.heartbeat_then(
+            broker,
+            self.intervals.heartbeat_timeout,
+            move |answer| match answer {
+                Ok(()) => log::trace!("heartbeat to {address}"),
+                Err(Error::Refused { code, remark, .. }) => {
+                    log::warn!("broker {address} refused the heartbeat with {code}: {remark}");
+                }
+                Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
+            },
+        );
+    }
+
+    /// Sends a heartbeat and calls `then` once, on the thread that sees the answer; it must not block.
+    pub(crate) fn heartbeat_then(
+        &self,
+        broker: &Arc<Connection>,
+        timeout: Duration,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let request = Request {
             code: RequestCode::HEART_BEAT,
             write_fields: |_: &mut FieldWriter<'_>| {},
             body: &self.heartbeat_body,
         };
         let address = Arc::clone(broker.address());
-        let timeout = self.intervals.heartbeat_timeout;
-        call(broker, request, timeout, move |answer| match answer {
-            Ok(answer) if answer.code == ResponseCode::SUCCESS => log::trace!("heartbeat to {address}"),
-            Ok(answer) => {
-                let remark = crate::error::printable(&answer.remark.unwrap_or_default());
-                log::warn!(
-                    "broker {address} refused the heartbeat with {}: {remark}",
-                    answer.code
-                );
-            }
-            Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
+        call(broker, request, timeout, move |answer| {
+            then(answer.and_then(|answer| match answer.code {
+                ResponseCode::SUCCESS => Ok(()),
+                code => Err(Error::refused(&address, code, answer.remark.as_deref())),
+            }));
         });
     }
 }

@@ -11,20 +11,19 @@ use std::{
 };
 
 use super::{
-    call::{Answer, call},
+    ask_route::{RouteAnswer, ask_route},
     name_servers::NameServers,
 };
 use crate::{
-    code::{RequestCode, ResponseCode},
     error::{Error, Phase, Written},
     net::{
-        connection::{Connection, Request},
+        connection::Connection,
         connections::Connections,
         deadline::Deadline,
         sync::Mutex,
         timer::{Timer, TimerKey},
     },
-    wire::request::route::{GetRoute, RouteData},
+    wire::request::route::RouteData,
 };
 
 /// What a look-up found.
@@ -150,42 +149,18 @@ impl RouteQuery {
         drop(progress);
         let query = Arc::clone(self);
         let address = Arc::clone(connection.address());
-        let header = GetRoute {
-            topic: &self.topic,
-            accept_standard_json_only: true,
-        };
-        let request = Request {
-            code: RequestCode::GET_ROUTEINFO_BY_TOPIC,
-            write_fields: |writer: &mut crate::wire::header::FieldWriter<'_>| header.write(writer),
-            body: &[],
-        };
-        call(connection, request, share, move |answer| match answer {
-            Ok(answer) => query.answered(step, address, answer),
-            Err(error) => query.failed(step, error),
+        ask_route(connection, &self.topic, share, move |answer| {
+            let found = match answer {
+                Ok(RouteAnswer::Route(data)) => Found::Route(data),
+                Ok(RouteAnswer::Unknown(remark)) => Found::Unknown {
+                    address: Arc::clone(&address),
+                    remark,
+                },
+                Err(error) => return query.failed(step, error),
+            };
+            query.means.name_servers.answered(&address);
+            query.finish(found);
         });
-    }
-
-    fn answered(self: &Arc<Self>, step: usize, address: Arc<str>, answer: Answer) {
-        let protocol = |reason: String| Error::Protocol {
-            address: Arc::clone(&address),
-            written: Written::All,
-            reason: reason.into(),
-        };
-        match answer.code {
-            ResponseCode::SUCCESS => match RouteData::parse(&answer.body) {
-                Ok(data) => {
-                    self.means.name_servers.answered(&address);
-                    self.finish(Found::Route(data));
-                }
-                Err(error) => self.failed(step, protocol(format!("the topic route cannot be read: {error}"))),
-            },
-            ResponseCode::TOPIC_NOT_EXIST => {
-                self.means.name_servers.answered(&address);
-                let remark = answer.remark.unwrap_or_default();
-                self.finish(Found::Unknown { address, remark });
-            }
-            code => self.failed(step, Error::refused(&address, code, answer.remark.as_deref())),
-        }
     }
 
     fn time_over(self: &Arc<Self>, step: usize, waited: Duration) {

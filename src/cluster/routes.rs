@@ -15,6 +15,7 @@ use std::{
 use super::{
     broker_health::BrokerHealth,
     name_servers::NameServers,
+    route_faults,
     route_query::{Found, Means, RouteQuery},
     topic_route::{PublishQueue, TopicRoute},
 };
@@ -53,6 +54,8 @@ enum LookUp {
 
 struct Topic {
     route: Option<Arc<TopicRoute>>,
+    /// When a name server last answered with a route.
+    confirmed: Instant,
     waiting: Vec<RouteContinuation>,
     look_up: LookUp,
     /// It was asked for by the clock.
@@ -123,6 +126,11 @@ impl Routes {
             template,
             health,
         })
+    }
+
+    /// How topics that do not exist yet are sent to.
+    pub(crate) fn template(&self) -> &TemplateTopic {
+        &self.template
     }
 
     /// The route of a topic, if it is known.
@@ -277,6 +285,16 @@ impl Routes {
         table.routes().any(|route| route.has_address(address))
     }
 
+    /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.
+    pub(crate) fn all(&self) -> Vec<(Arc<TopicRoute>, Instant)> {
+        let table = self.table.lock();
+        let known = |topic: &Topic| Some((Arc::clone(topic.route.as_ref()?), topic.confirmed));
+        let mut all: Vec<_> = table.topics.values().filter_map(known).collect();
+        drop(table);
+        all.sort_by(|one, other| one.0.topic.cmp(&other.0.topic));
+        all
+    }
+
     /// Whether a route names this address, or a look-up that may do so is under way.
     pub(crate) fn may_need(&self, address: &str) -> bool {
         let table = self.table.lock();
@@ -334,15 +352,9 @@ impl Routes {
     }
 
     fn no_route(&self, topic: &Arc<str>, address: &str, remark: &str) -> Error {
-        let remark = crate::error::printable(remark);
-        let template = &self.template.name;
-        let reason = format!(
-            "name server {address} does not know it ({remark}), and no broker creates topics by itself (there is no \
-             route for {template} either); create the topic first, or look whether the brokers are registered there"
-        );
         Error::NoRoute {
             topic: Arc::clone(topic),
-            reason: reason.into(),
+            reason: route_faults::unknown_topic(address, remark, &self.template.name).into(),
         }
     }
 
@@ -351,11 +363,7 @@ impl Routes {
             Some(route) => Outcome::Route(route.watched(self.health.as_ref())),
             None => Outcome::Unknown(Error::NoRoute {
                 topic: Arc::clone(topic),
-                reason: format!(
-                    "the topic exists, but none of its {} brokers has both a master and write permission for it",
-                    data.queue_datas.len()
-                )
-                .into(),
+                reason: route_faults::no_queue(data).into(),
             }),
         }
     }
@@ -398,6 +406,7 @@ impl Topic {
     fn new() -> Self {
         Self {
             route: None,
+            confirmed: Instant::now(),
             waiting: Vec::new(),
             look_up: LookUp::None,
             by_clock: false,
@@ -434,6 +443,9 @@ impl Topic {
 
     /// Takes in what a look-up ended with, and says what those are told who wait for it.
     fn take_in(&mut self, outcome: Outcome) -> (Result<Arc<TopicRoute>, Error>, Change) {
+        if matches!(outcome, Outcome::Route(_)) {
+            self.confirmed = Instant::now();
+        }
         let known = self.route.clone();
         let result = match (outcome, known) {
             // The topic is not what is known, but what it would become if it did not exist.

@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// The id of the master in a group of brokers.
-const MASTER_ID: i64 = 0;
+pub(super) const MASTER_ID: i64 = 0;
 
 /// `PermName.PERM_WRITE`.
-const PERM_WRITE: u32 = 2;
+pub(super) const PERM_WRITE: u32 = 2;
 
 /// A broker that takes messages: the master of its group.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,3 +2,6 @@
 
 #[doc = include_str!("differences.md")]
 pub mod differences {}
+
+#[doc = include_str!("diagnosing.md")]
+pub mod diagnosing {}

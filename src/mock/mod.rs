@@ -75,7 +75,7 @@
 //! - A broker does not close a connection that sends no heartbeat.
 //! - Routes name a broker that is down until it is hidden from them. Topics have one permission and number of queues
 //!   per broker, and name servers never disagree, but by a rule with a route of its own.
-//! - A paused broker may have read up to 256 KiB more of each connection than one that is halted by a signal.
+//! - A paused broker may have read one buffer more of each connection than one that is halted by a signal.
 //! - A broker that is taken down loses nothing that it had answered: there is no disk to lose it.
 //! - A batch of more than about 30 000 messages is stored, but its answer is over this library's limit for headers:
 //!   the connection is closed instead.

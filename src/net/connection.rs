@@ -8,27 +8,30 @@
 //! 4. What was on its way at the end is reported by how much of it was written.
 
 use std::{
-    io::{self, Read},
+    io,
     net::{Shutdown, TcpStream},
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
 
+mod reader;
+
 pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
-    in_flight::{AtomicMoment, Due, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
-    code::{RequestCode, ResponseCode},
+    code::RequestCode,
     error::{Error, Phase, Written},
     wire::{
         WireError,
-        frame::{FrameBuffer, FrameRef, Serialization},
-        header::{Envelope, FLAG_ONEWAY, FLAG_RESPONSE, FieldWriter, Header, Language, encode_frame},
+        frame::Serialization,
+        header::{Envelope, FLAG_ONEWAY, FieldWriter, Language, encode_frame},
     },
 };
 
@@ -102,6 +105,7 @@ pub(crate) struct Connection {
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
+    meter: Arc<Meter>,
 }
 
 /// Why a request was not put into the outgoing buffer.
@@ -118,6 +122,7 @@ impl Connection {
         address: Arc<str>,
         settings: ConnectionSettings,
         events: Arc<dyn Events>,
+        meter: Arc<Meter>,
     ) -> io::Result<Arc<Self>> {
         // Requests are small and wait for an answer: never for company.
         stream.set_nodelay(true)?;
@@ -137,6 +142,7 @@ impl Connection {
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
+            meter,
         });
         let reader = Arc::clone(&connection);
         let name = format!("rmq-reader {}", connection.address);
@@ -161,6 +167,15 @@ impl Connection {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.outgoing.unwritten_bytes()
     }
 
     /// Whether nothing is on its way, in either direction.
@@ -200,6 +215,7 @@ impl Connection {
     ) -> Result<i32, Error> {
         let began = Instant::now();
         let mut opaque = 0;
+        let is_attempt = waiting.waiter.judge().is_some();
         let next = self.outgoing.append(manner, request.body.len(), |out| {
             let now = Instant::now();
             opaque = self
@@ -222,6 +238,9 @@ impl Connection {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
+            if is_attempt {
+                self.meter.begun();
+            }
             self.unheard_since.set_if_never(Moment::new(self.epoch, now));
             Ok(Some(opaque))
         });
@@ -233,7 +252,13 @@ impl Connection {
                 self.carry_out(next);
                 Ok(opaque)
             }
-            Err(rejected) => Err(self.rejection(rejected, began)),
+            Err(rejected) => {
+                let error = self.rejection(rejected, began);
+                if is_attempt && !matches!(error, Error::InvalidMessage { .. }) {
+                    self.meter.turned_away(&error);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -261,6 +286,7 @@ impl Connection {
             });
         match next {
             Ok(next) => {
+                self.meter.oneway_accepted();
                 self.carry_out(next);
                 Ok(())
             }
@@ -270,10 +296,12 @@ impl Connection {
 
     /// Gives a request up. If it was still waiting, the waiter will not be completed any more.
     pub(crate) fn cancel(self: &Arc<Self>, opaque: i32) -> Cancelled {
-        if self.in_flight.take(opaque).is_none() {
+        let Some(entry) = self.in_flight.take(opaque) else {
             return Cancelled::TooLate;
-        }
+        };
         let written = self.outgoing.withdraw(opaque);
+        let waited = entry.registered.until(Moment::new(self.epoch, Instant::now()));
+        self.count_unanswered(&entry, &self.timeout(written, waited));
         if written == Written::All {
             self.suspect();
         }
@@ -303,6 +331,7 @@ impl Connection {
                 Due::Over(entry) => {
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
                     let error = self.timeout(written.unwrap_or(Written::All), waited);
+                    self.count_unanswered(&entry, &error);
                     entry.waiter.complete(entry.ticket, Outcome::Failed(error));
                 }
             }
@@ -409,124 +438,6 @@ impl Connection {
         }
     }
 
-    fn run_reader(self: Arc<Self>) {
-        /// Ends the connection even if decoding panics, so that nobody waits for ever.
-        struct Guard<'a>(&'a Connection, Option<EndCause>);
-        impl Drop for Guard<'_> {
-            fn drop(&mut self) {
-                let cause = self
-                    .1
-                    .take()
-                    .unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
-                self.0.end(cause, false);
-            }
-        }
-        let mut guard = Guard(&self, None);
-        let cause = self.read_until_the_end();
-        guard.1 = Some(cause);
-    }
-
-    fn read_until_the_end(self: &Arc<Self>) -> EndCause {
-        let mut buffer = FrameBuffer::new();
-        loop {
-            let count = match (&self.stream).read(buffer.space()) {
-                Ok(0) => {
-                    let message = "the peer closed the connection";
-                    return EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return EndCause::Io(Arc::new(error)),
-            };
-            buffer.filled(count);
-            loop {
-                match buffer.next_frame() {
-                    Ok(None) => break,
-                    Ok(Some(frame)) => {
-                        // Before it is handed on: who gets it may ask the next thing at once.
-                        self.unheard_since.set(Moment::NEVER);
-                        if let Err(error) = self.take_in(&frame) {
-                            return EndCause::Protocol(error.to_string().into());
-                        }
-                    }
-                    Err(error) => return EndCause::Protocol(error.to_string().into()),
-                }
-            }
-            // Half an answer is none: its rest may never come.
-            if buffer.is_within_frame() {
-                self.unheard_since
-                    .set_if_never(Moment::new(self.epoch, Instant::now()));
-            }
-        }
-    }
-
-    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>) -> Result<(), WireError> {
-        let header = frame.header()?;
-        if !self.has_spoken() {
-            self.spoken.store(true, Ordering::Relaxed);
-        }
-        if !header.is_response() {
-            self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
-            self.decline(&header, frame.serialization);
-            return Ok(());
-        }
-        if let Some(entry) = self.in_flight.take(header.opaque) {
-            let outcome = Outcome::Reply {
-                address: &self.address,
-                header: &header,
-                body: frame.body,
-            };
-            entry.waiter.complete(entry.ticket, outcome);
-        } else {
-            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-            log::debug!(
-                "{}: dropped a reply that nobody waits for (opaque {})",
-                self.address,
-                header.opaque
-            );
-        }
-        Ok(())
-    }
-
-    /// Answers a request of the broker that this client does not serve, unless it is one-way. What consumers are asked
-    /// for, a producer does not have either.
-    fn decline(self: &Arc<Self>, header: &Header<'_>, serialization: Serialization) {
-        log::debug!(
-            "{}: the broker asked for {}, which is not served",
-            self.address,
-            RequestCode::new(header.code)
-        );
-        if header.is_oneway() {
-            return;
-        }
-        let remark = format!(" request type {} not supported", header.code);
-        let ConnectionSettings {
-            language, version, ..
-        } = self.settings;
-        let envelope = Envelope {
-            code: ResponseCode::REQUEST_CODE_NOT_SUPPORTED.value(),
-            opaque: header.opaque,
-            flag: FLAG_RESPONSE,
-            language,
-            version,
-            remark: Some(&remark),
-            serialization,
-        };
-        // Known by the number that nobody waits for: it is no message that could be lost.
-        // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
-        let until = Instant::now();
-        let next = self
-            .outgoing
-            .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
-            });
-        if let Ok(next) = next {
-            self.carry_out(next);
-        } else {
-            log::debug!("{}: no room for the answer to the broker's request", self.address);
-        }
-    }
-
     /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came for long
     /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
     /// the writer's business.
@@ -559,13 +470,24 @@ impl Connection {
         unfinished.sort_unstable_by_key(|(opaque, _)| *opaque);
         let entries = self.in_flight.end();
         self.events.ended(self, cause, oneway);
+        if !matches!(cause, EndCause::Closed) {
+            self.meter
+                .remember(cause.error(&self.address, Written::Nothing, self.epoch.elapsed()));
+        }
         let now = Moment::new(self.epoch, Instant::now());
         for entry in entries {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
             let error = cause.error(&self.address, written, entry.registered.until(now));
+            self.count_unanswered(&entry, &error);
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
+        }
+    }
+
+    fn count_unanswered(&self, entry: &Entry, error: &Error) {
+        if entry.waiter.judge().is_some() {
+            self.meter.unanswered(error);
         }
     }
 

@@ -2,13 +2,19 @@
 //! answer, the timer, the owner and the end.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpListener,
     sync::{Barrier, mpsc},
 };
 
 use super::*;
-use crate::net::sync::{AtomicBool, AtomicUsize};
+use crate::{
+    net::{
+        meter::{Answered, Judge},
+        sync::{AtomicBool, AtomicUsize, Ordering},
+    },
+    wire::{frame::FrameBuffer, header::FLAG_RESPONSE},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -54,6 +60,10 @@ impl Waiter for Counting {
             Outcome::Failed(error) => self.failures.lock().push(error),
         }
     }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(|_, _| Answered::Done)
+    }
 }
 
 fn settings(half_open_after: Duration) -> ConnectionSettings {
@@ -78,6 +88,7 @@ fn connect(half_open_after: Duration) -> (Arc<Connection>, TcpStream, Arc<Noted>
         address.to_string().into(),
         settings(half_open_after),
         events,
+        Arc::default(),
     );
     (connection.unwrap(), peer, noted)
 }
@@ -240,6 +251,9 @@ fn in_a_race_every_waiter_is_told_once_or_has_given_up() {
         assert_eq!(noted.ended.load(Ordering::SeqCst), 1);
         assert!(!connection.is_live());
         assert_eq!(connection.in_flight.waiting(), 0);
+        let counted = connection.meter().read();
+        let ended = counted.done + counted.timeouts + counted.lost + counted.protocol;
+        assert_eq!(counted.begun, ended, "each is counted once: {counted:?}");
     }
 }
 

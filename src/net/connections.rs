@@ -19,6 +19,7 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
+    meter::Meters,
     redial::{self, Redials},
     sync::{AtomicU64, Mutex, Ordering, channel},
     timer::Timer,
@@ -59,6 +60,7 @@ pub(crate) struct Connections {
     connect_timeout: Duration,
     timer: Arc<Timer>,
     on_connect: OnceLock<OnConnect>,
+    pub(crate) meters: Meters,
     dial_as: OnceLock<DialAs>,
     /// One-way frames that died in the buffer of a connection.
     oneway_lost: AtomicU64,
@@ -78,6 +80,7 @@ impl Connections {
             connect_timeout,
             timer,
             on_connect: OnceLock::new(),
+            meters: Meters::default(),
             dial_as: OnceLock::new(),
             oneway_lost: AtomicU64::new(0),
             unmatched_replies: AtomicU64::new(0),
@@ -307,11 +310,21 @@ impl Connections {
     fn connect(self: &Arc<Self>, address: &Arc<str>) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let events: Arc<dyn Events> = Arc::<Self>::clone(self);
+        let meter = self.meters.of(address);
         let dialled_as = self.dialled_as(address);
-        let connected = dial(dialled_as.as_deref().unwrap_or(address), self.connect_timeout)
-            .and_then(|stream| Connection::start(stream, Arc::clone(address), self.settings.clone(), events));
+        let dialled = dial(dialled_as.as_deref().unwrap_or(address), self.connect_timeout);
+        let connected = dialled.and_then(|stream| {
+            Connection::start(
+                stream,
+                Arc::clone(address),
+                self.settings.clone(),
+                events,
+                Arc::clone(&meter),
+            )
+        });
         match connected {
             Ok(connection) => {
+                meter.connected();
                 log::debug!("connected to {address} in {:.1?}", began.elapsed());
                 if let Some(action) = self.on_connect.get() {
                     action(&connection);
@@ -325,11 +338,13 @@ impl Connections {
                     None => error,
                 };
                 log::debug!("cannot connect to {address} after {waited:.1?}: {error}");
-                Err(Error::Connect {
+                let error = Error::Connect {
                     address: Arc::clone(address),
                     waited,
                     source: Arc::new(error),
-                })
+                };
+                meter.connect_failed(&error);
+                Err(error)
             }
         }
     }
@@ -450,6 +465,7 @@ impl Events for Connections {
         if lost > 0 {
             log::warn!("{lost} one-way messages to {address} were not written before the connection ended");
             self.oneway_lost.fetch_add(lost, Ordering::Relaxed);
+            connection.meter().oneway_lost(lost);
         }
         let unmatched = connection.counters().unmatched_replies.load(Ordering::Relaxed);
         self.unmatched_replies.fetch_add(unmatched, Ordering::Relaxed);

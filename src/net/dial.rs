@@ -11,7 +11,7 @@ use super::deadline::Deadline;
 /// Resolves `address` anew and tries everything it resolves to, in turn, within `timeout` apart from the resolver's own
 /// time. Blocks.
 pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    let addresses = resolve(address)?;
     let deadline = Deadline::after(timeout);
     let mut last_error = None;
     for (tried, candidate) in addresses.iter().enumerate() {
@@ -25,6 +25,11 @@ pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     }
     Err(last_error
         .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address")))
+}
+
+/// All addresses that a name stands for now. Blocks for as long as the resolver likes.
+pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(address.to_socket_addrs()?.collect())
 }
 
 #[cfg(test)]

@@ -403,6 +403,11 @@ impl Outgoing {
         !state.frames.is_empty() && (state.stalled || state.left_over.is_some())
     }
 
+    /// Bytes that are not written.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.state.lock().held()
+    }
+
     /// Waits until everything that is here now is written, the connection has ended, or `until` is over. Gives back how many
     /// frames that nobody waits for are not written then.
     pub(super) fn wait_until_written(&self, until: Instant) -> usize {

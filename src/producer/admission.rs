@@ -180,6 +180,7 @@ impl Closing {
             _inside,
         } = self;
         let failure = outcome.as_ref().err();
+        shared.tally.ended(failure.map(|failure| &failure.error));
         shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),

@@ -78,7 +78,9 @@ impl<'p> Aimed<'p> {
     /// Those of [`Producer::send`](super::Producer::send), [`Error::InvalidMessage`] when the target is not a queue of the
     /// topic, and [`Error::OrderEnded`] for an ordered send.
     pub fn send(&self, message: &Message) -> Result<SendResult, Error> {
-        blocking::send(self.shared, message, &self.options)
+        let outcome = blocking::send(self.shared, message, &self.options);
+        self.shared.tally.ended(outcome.as_ref().err());
+        outcome
     }
 
     /// As [`Producer::send_async`](super::Producer::send_async). A send to a target makes one attempt, unless it is

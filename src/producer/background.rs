@@ -24,6 +24,7 @@ use crate::{
     message::MessageQueue,
     net::{
         connection::{Alarm, Cancelled, Connection},
+        meter::Judge,
         sync::Mutex,
         timer::TimerKey,
         waiter::{Outcome, Waiter},
@@ -223,7 +224,9 @@ impl AsyncSend {
                 return;
             }
             let step = plan.next(Instant::now(), route, aimed.as_ref());
+            let retried = plan.take_retried();
             drop(state);
+            self.shared.note_retry(retried);
             match step {
                 Step::Attempt {
                     number,
@@ -544,6 +547,10 @@ impl Waiter for AsyncSend {
             },
         }
         self.drive();
+    }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(attempt::judge)
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     net::{
         connection::{Cancelled, Connection, Manner},
         deadline::Deadline,
+        meter::Judge,
         sync::channel,
         waiter::{Outcome, Waiter},
     },
@@ -65,6 +66,10 @@ impl Waiter for Counter {
         // Full is impossible: the capacity covers all open attempts of two sends. Disconnected means that nobody waits.
         let what = What::Verdict(verdict);
         self.0.try_send(Arrival { ticket, what }).ok();
+    }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(attempt::judge)
     }
 }
 
@@ -191,6 +196,7 @@ impl Sending<'_> {
                     share,
                     until,
                 } => {
+                    self.shared.note_retry(self.plan.take_retried());
                     if let Err(error) = self.begin(number, &to, share, until) {
                         self.failed(number, error);
                         // What failed may have moved.

@@ -7,6 +7,8 @@ mod background;
 mod blocking;
 mod builder;
 mod choose;
+mod diagnose;
+mod diagnosis;
 mod gate;
 mod ids;
 mod lanes;
@@ -17,15 +19,23 @@ mod plan;
 mod result;
 mod shared;
 mod shutdown;
+mod stats;
+mod tally;
 mod target;
+mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
+pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::{ShutdownReport, Unflushed};
+pub use stats::{
+    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
+    TopicStats,
+};
 pub use target::Target;
 
 use crate::{

@@ -69,6 +69,12 @@ impl Permits {
         })
     }
 
+    /// How many sends hold room now, and how many bytes.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        let held = *self.held.lock();
+        (held.sends, held.bytes)
+    }
+
     /// Makes a permit one for so many bytes, if they fit. In one act: if it were given back first, a thread that waits
     /// could take the room.
     fn resize(&self, permit: &mut Permit, bytes: usize) -> bool {

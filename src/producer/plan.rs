@@ -23,7 +23,7 @@ use crate::{
     code::ResponseCode,
     config::Redelivery,
     error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
-    net::deadline::Deadline,
+    net::{deadline::Deadline, meter::RetryReason},
 };
 
 /// Attempts whose account is kept. Only a send with a delivery timeout can have more, and then the first one, which shows
@@ -114,7 +114,14 @@ pub(super) struct SendPlan {
     /// Why no further attempt is made.
     stop: Option<&'static str>,
     done: bool,
+    /// Why an attempt that begins now follows another: that one's address and what happened there.
+    retry_of: Option<RetryOf>,
+    /// The same for the attempt that has just been begun, for the statistics.
+    retried: Option<RetryOf>,
 }
+
+/// The address of an attempt, and why it was followed by another.
+pub(super) type RetryOf = (Arc<str>, RetryReason);
 
 impl SendPlan {
     pub(super) fn new(rules: Rules, topic: Arc<str>, deadline: Deadline) -> Self {
@@ -130,6 +137,8 @@ impl SendPlan {
             stored: None,
             stop: None,
             done: false,
+            retry_of: None,
+            retried: None,
         }
     }
 
@@ -253,8 +262,20 @@ impl SendPlan {
         self.deadline.remaining(at) >= LEAST_TIME_FOR_A_RETRY
     }
 
+    /// Why the attempt that has just been begun follows another, if it does. Says so once.
+    pub(super) fn take_retried(&mut self) -> Option<RetryOf> {
+        self.retried.take()
+    }
+
+    fn note_end(&mut self, number: u32, reason: RetryReason) {
+        if let Some(to) = self.destination(number) {
+            self.retry_of = Some((Arc::clone(&to.broker.address), reason));
+        }
+    }
+
     /// The attempt was answered: the message is stored.
     pub(super) fn stored(&mut self, number: u32, result: SendResult, is_ok: bool) {
+        self.note_end(number, RetryReason::NotStoreOk);
         if let Some(record) = self.record(number) {
             record.state = RecordState::Stored;
         }
@@ -276,6 +297,7 @@ impl SendPlan {
         if !self.is_open(number) {
             return;
         }
+        self.note_end(number, RetryReason::of(&error));
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
@@ -290,6 +312,7 @@ impl SendPlan {
 
     /// No answer came within the attempt's share.
     pub(super) fn overdue(&mut self, number: u32) {
+        self.note_end(number, RetryReason::Timeout);
         if let Some(record) = self.record(number) {
             if matches!(record.state, RecordState::Awaited) {
                 record.state = RecordState::Overdue;
@@ -446,6 +469,7 @@ impl SendPlan {
         } else {
             until
         };
+        self.retried = self.retry_of.take();
         let number = self.begun;
         self.begun = self.begun.saturating_add(1);
         self.not_before = self.not_before.filter(|not_before| *not_before > now);

@@ -8,7 +8,9 @@ use super::{
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     lanes::Lanes,
     permits::Permits,
+    plan::RetryOf,
     shutdown::{LastOutcomes, ShutdownReport},
+    tally::Tally,
 };
 use crate::{
     cluster::{
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     pub(super) client_id: Arc<str>,
     pub(super) default_region: Arc<str>,
     pub(super) ids: IdMaker,
+    pub(super) started: Instant,
+    pub(super) tally: Tally,
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
@@ -48,6 +52,7 @@ pub(crate) struct Shared {
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Connections>,
+    pub(super) name_servers: Arc<NameServers>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
@@ -95,7 +100,7 @@ impl Shared {
             identity(&config, &client_id),
             intervals(&config),
             Arc::clone(&connections),
-            name_servers,
+            Arc::clone(&name_servers),
             Arc::clone(&routes),
             Arc::clone(&timer),
             detector,
@@ -109,6 +114,8 @@ impl Shared {
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
+            started: Instant::now(),
+            tally: Tally::default(),
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             desks: Mutex::default(),
@@ -116,6 +123,7 @@ impl Shared {
             workers: Workers::new(config.callback_threads),
             timer,
             connections,
+            name_servers,
             routes,
             housekeeping,
             health,
@@ -125,9 +133,32 @@ impl Shared {
         }))
     }
 
+    /// An attempt is begun that follows another.
+    pub(super) fn note_retry(&self, retried: Option<RetryOf>) {
+        if let Some((address, reason)) = retried {
+            self.connections.meters.of(&address).retried(reason);
+        }
+    }
+
+    /// Counts an attempt that could not be begun, since there was no connection. All others are counted where their
+    /// connection is.
+    fn note_not_connected(&self, error: &Error) {
+        let (Error::Connect { address, .. }
+        | Error::Timeout {
+            phase: Phase::Connect,
+            target: address,
+            ..
+        }) = error
+        else {
+            return;
+        };
+        self.connections.meters.of(address).not_connected(error);
+    }
+
     /// An attempt failed: if that means that the route is out of date, it is looked up again in the background; and the
     /// broker may be passed over for a while.
     pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
+        self.note_not_connected(error);
         let stale = match error {
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             Error::Refused { code, .. } => matches!(

@@ -3,10 +3,13 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.zip.CRC32;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
@@ -32,11 +35,14 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  * read TOPIC[,TOPIC...] EXPECTED TIMEOUT_MS   pulls every queue from its min to its max offset, once the
  *                                             queues hold EXPECTED messages together and stay so for a
  *                                             moment, or the time is over
+ * survey TOPIC EXPECTED STABLE_MS TIMEOUT_MS  the same with length and CRC-32 in place of body and properties;
+ *                                             the queues must hold still for so long
  * unique TOPIC UNIQ_KEY                       the message(s) with this id of the client
  * offset TOPIC OFFSET_ID                      the message with this id of the broker
  * queues TOPIC                                the queues that the topic's route offers for reading
  * producers GROUP                             who is registered at each broker as producer of the group
  * create TOPIC QUEUES                         creates or changes the topic on every broker
+ * delete TOPIC                                deletes it from every broker, then from every name server
  * hash QUEUES HEX                             what SelectMessageQueueByHash picks for the key (hex of UTF-8)
  * send TOPIC COUNT                            sends "Hello RocketMQ i" as Apache's producer does
  * </pre>
@@ -82,12 +88,14 @@ public final class ReadAll {
         lines = 0;
         try {
             switch (words.get(0)) {
-                case "read": read(words.get(1), Long.parseLong(words.get(2)), Long.parseLong(words.get(3))); break;
+                case "read": read(words.get(1), number(words, 2), STABLE_MS, number(words, 3), true); break;
+                case "survey": read(words.get(1), number(words, 2), number(words, 3), number(words, 4), false); break;
                 case "unique": unique(words.get(1), words.get(2)); break;
                 case "offset": print(reader().viewMessage(words.get(1), words.get(2))); break;
                 case "queues": queues(words.get(1)); break;
                 case "producers": producers(words.get(1)); break;
                 case "create": create(words.get(1), Integer.parseInt(words.get(2))); break;
+                case "delete": delete(words.get(1)); break;
                 case "hash": hash(Integer.parseInt(words.get(1)), text(words.size() > 2 ? words.get(2) : "")); break;
                 case "send": send(words.get(1), Integer.parseInt(words.get(2))); break;
                 default: throw new IllegalArgumentException("unknown command");
@@ -113,7 +121,7 @@ public final class ReadAll {
         return reader;
     }
 
-    private void read(String topics, long expected, long timeoutMs) throws Exception {
+    private void read(String topics, long expected, long stableMs, long timeoutMs, boolean whole) throws Exception {
         long deadline = System.currentTimeMillis() + timeoutMs;
         long seen = -1;
         long since = 0;
@@ -138,7 +146,7 @@ public final class ReadAll {
                 seen = total;
                 since = now;
             }
-            if (now >= deadline || (total >= expected && now - since >= STABLE_MS)) {
+            if (now >= deadline || (total >= expected && now - since >= stableMs)) {
                 break;
             }
             Thread.sleep(50);
@@ -147,17 +155,21 @@ public final class ReadAll {
             throw new IllegalStateException("no queue of " + topics + " within " + timeoutMs + " ms", trouble);
         }
         for (Map.Entry<MessageQueue, Long> queue : ends.entrySet()) {
-            pull(queue.getKey(), queue.getValue(), deadline + timeoutMs);
+            pull(queue.getKey(), queue.getValue(), deadline + timeoutMs, whole);
         }
     }
 
-    private void pull(MessageQueue queue, long end, long deadline) throws Exception {
+    private void pull(MessageQueue queue, long end, long deadline, boolean whole) throws Exception {
         long offset = reader().minOffset(queue);
         while (offset < end) {
             PullResult result = reader().pull(queue, "*", offset, 32, 10_000);
             if (result.getPullStatus() == PullStatus.FOUND) {
                 for (MessageExt message : result.getMsgFoundList()) {
-                    print(queue, message);
+                    if (whole) {
+                        print(queue, message);
+                    } else {
+                        survey(queue, message);
+                    }
                 }
             } else if (System.currentTimeMillis() > deadline) {
                 throw new IllegalStateException(queue + " at " + offset + " of " + end + ": " + result);
@@ -198,6 +210,15 @@ public final class ReadAll {
             .put("born_host", message.getBornHostString())
             .put("born_timestamp_ms", message.getBornTimestamp())
             .put("store_timestamp_ms", message.getStoreTimestamp()));
+    }
+
+    private void survey(MessageQueue queue, MessageExt message) {
+        CRC32 checksum = new CRC32();
+        checksum.update(message.getBody());
+        line(new Json().put("broker_name", queue.getBrokerName()).put("queue_id", message.getQueueId())
+            .put("queue_offset", message.getQueueOffset()).put("message_id", message.getProperty("UNIQ_KEY"))
+            .put("offset_message_id", ((MessageClientExt) message).getOffsetMsgId()).put("keys", message.getKeys())
+            .put("length", message.getBody().length).put("crc32", checksum.getValue()));
     }
 
     // ---- the cluster ---------------------------------------------------------------------------------
@@ -245,6 +266,15 @@ public final class ReadAll {
         }
     }
 
+    private void delete(String topic) throws Exception {
+        Set<String> brokers = new HashSet<>();
+        for (var broker : admin().examineBrokerClusterInfo().getBrokerAddrTable().values()) {
+            brokers.add(broker.getBrokerAddrs().get(0L));
+        }
+        admin().deleteTopicInBroker(brokers, topic);
+        admin().deleteTopicInNameServer(new HashSet<>(admin().getNameServerAddressList()), topic);
+    }
+
     // ---- what Apache's producer does -----------------------------------------------------------------
 
     private void hash(int count, String key) {
@@ -278,6 +308,10 @@ public final class ReadAll {
     private void line(Json json) {
         lines++;
         out.println(json);
+    }
+
+    private static long number(List<String> words, int index) {
+        return Long.parseLong(words.get(index));
     }
 
     private static String hex(byte[] bytes) {

@@ -16,6 +16,9 @@ mod aims;
 mod clusters;
 mod control;
 mod examples;
+mod faults;
+mod ledger;
+mod load;
 mod refusals;
 mod sends;
 #[path = "../support/mod.rs"]
@@ -58,6 +61,12 @@ on_every_version! {
     clusters::two_groups_do_not_disturb_each_other,
     control::apache_producer_is_read_back,
     examples::quick_start_examples,
+    faults::a_killed_broker_costs_nothing_with_a_delivery_timeout,
+    faults::a_killed_broker_costs_no_truth,
+    faults::a_stopped_broker_keeps_nobody_waiting,
+    faults::one_of_two_brokers_killed_and_one_stopped,
+    faults::one_of_two_name_servers_stopped_and_one_killed,
+    faults::a_topic_deleted_and_created_again,
     refusals::a_body_over_the_brokers_limit_is_refused_with_code_13,
     refusals::a_body_over_the_own_limit_is_not_sent,
     refusals::a_missing_slave_is_told_and_the_message_stored,

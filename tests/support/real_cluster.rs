@@ -66,12 +66,20 @@ impl RealCluster {
     /// `settings` are lines for broker.conf; `broker-b:name=value` is meant for that broker alone.
     #[track_caller]
     pub(crate) fn start_with(version: &str, brokers: u32, settings: &[&str]) -> Self {
-        let mut command = Command::new(script("start"));
-        command.arg(version).args(["--brokers", &brokers.to_string()]);
-        command.args(["--owner", &std::process::id().to_string()]);
+        let brokers = brokers.to_string();
+        let mut options = vec!["--brokers", &brokers];
         for setting in settings {
-            command.args(["--conf", setting]);
+            options.extend(["--conf", setting]);
         }
+        Self::start_as(version, &options)
+    }
+
+    /// With options of `tests/cluster/start`.
+    #[track_caller]
+    pub(crate) fn start_as(version: &str, options: &[&str]) -> Self {
+        let mut command = Command::new(script("start"));
+        command.arg(version).args(options);
+        command.args(["--owner", &std::process::id().to_string()]);
         let told = run(&mut command, START_LIMIT)
             .or_panic("tests/cluster/start")
             .stdout;
@@ -91,16 +99,26 @@ impl RealCluster {
         }
     }
 
-    /// Does something to one process: `kill`, `term`, `pause`, `resume`, `start` (see `tests/cluster/node`).
+    /// Does something to one process: `kill`, `term`, `pause`, `resume`, `start`, `status` (see `tests/cluster/node`).
+    /// Returns what it says.
     #[track_caller]
-    pub(crate) fn node(&self, name: &str, action: &str) {
-        run(
+    pub(crate) fn node(&self, name: &str, action: &str) -> String {
+        let told = run(
             Command::new(script("node"))
                 .arg(&self.folder)
                 .args([name, action]),
             PATIENCE,
         )
         .or_panic(&format!("tests/cluster/node {name} {action}"));
+        told.stdout.trim().to_owned()
+    }
+
+    /// The names of all processes: name servers, then brokers.
+    #[track_caller]
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        let listed = std::fs::read_to_string(self.folder.join("nodes")).expect("start wrote it");
+        let names = listed.lines().filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect()
     }
 
     /// Whether some line of a node's logs contains all of these.
