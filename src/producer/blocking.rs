@@ -255,13 +255,17 @@ impl Sending<'_> {
     fn connect(&mut self, number: u32, to: &Destination, share: Instant) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let (connections, address) = (&self.shared.connections, &to.broker.address);
-        if let Some(connection) = connections.live(address) {
-            return Ok(connection);
+        let is_alone = self.open.is_none() && self.more_open.is_empty();
+        match connections.live(address) {
+            Some(connection) if is_alone => return Ok(connection),
+            Some(_) => {}
+            None => {
+                if let Some(until) = connections.when_worth_dialling(address) {
+                    self.plan.closed(number, until);
+                }
+            }
         }
-        if let Some(until) = connections.when_worth_dialling(address) {
-            self.plan.closed(number, until);
-        }
-        if self.open.is_none() && self.more_open.is_empty() {
+        if is_alone {
             let deadline = Deadline::starting(began, share.saturating_duration_since(began));
             return connections.wait(address, &deadline);
         }
@@ -339,9 +343,11 @@ impl Sending<'_> {
                 to.queue
             );
         }
-        let broker = self.plan.destination(number).map(|to| &to.broker);
-        self.shared
-            .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
+        if !self.plan.is_given_up(&error) {
+            let broker = self.plan.destination(number).map(|to| &to.broker);
+            self.shared
+                .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
+        }
         self.plan.failed(number, Instant::now(), error);
     }
 

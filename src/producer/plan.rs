@@ -372,6 +372,20 @@ impl SendPlan {
         self.done
     }
 
+    /// Whether an error only says that an attempt was given up unsent because the send is decided: no fault of the broker.
+    pub(super) fn is_given_up(&self, error: &Error) -> bool {
+        let is_unsent = |error: &Error| {
+            matches!(
+                error,
+                Error::Timeout {
+                    written: Written::Nothing,
+                    ..
+                }
+            )
+        };
+        self.done && is_unsent(error)
+    }
+
     /// Begins no further attempt.
     pub(super) fn stop(&mut self, reason: &'static str) {
         self.stop.get_or_insert(reason);
