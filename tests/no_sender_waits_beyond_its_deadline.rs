@@ -392,7 +392,7 @@ fn a_resolver_that_hangs_holds_up_nobody() {
         let (done, outcome) = mpsc::channel();
         let ((), took) = timed(|| {
             impatient.send_async(message("orders"), move |outcome| {
-                done.send(outcome.unwrap_err().error).unwrap()
+                done.send(outcome.unwrap_err().error).unwrap();
             });
         });
         assert_took(took, Duration::ZERO, GRACE);

@@ -438,13 +438,10 @@ impl AsyncSend {
             number + 1
         );
         let state = self.state.lock();
-        let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
-        let is_given_up = state.plan.is_given_up(&error);
+        let broker = state.plan.blamed(number, &error).map(Arc::clone);
         drop(state);
-        if !is_given_up {
-            self.shared
-                .learn_from_failure(self.topic(), broker.as_deref(), &error);
-        }
+        self.shared
+            .learn_from_failure(self.topic(), broker.as_deref(), &error);
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
         state.plan.failed(number, Instant::now(), error);

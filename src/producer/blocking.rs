@@ -343,11 +343,9 @@ impl Sending<'_> {
                 to.queue
             );
         }
-        if !self.plan.is_given_up(&error) {
-            let broker = self.plan.destination(number).map(|to| &to.broker);
-            self.shared
-                .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
-        }
+        let broker = self.plan.blamed(number, &error);
+        self.shared
+            .learn_from_failure(topic, broker.map(|broker| &**broker), &error);
         self.plan.failed(number, Instant::now(), error);
     }
 

@@ -19,7 +19,7 @@ use std::{
 
 use super::{choose, result::SendResult};
 use crate::{
-    cluster::topic_route::{PublishQueue, TopicRoute},
+    cluster::topic_route::{PublishQueue, RouteBroker, TopicRoute},
     code::ResponseCode,
     config::Redelivery,
     error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
@@ -372,18 +372,15 @@ impl SendPlan {
         self.done
     }
 
-    /// Whether an error only says that an attempt was given up unsent because the send is decided: no fault of the broker.
-    pub(super) fn is_given_up(&self, error: &Error) -> bool {
-        let is_unsent = |error: &Error| {
-            matches!(
-                error,
-                Error::Timeout {
-                    written: Written::Nothing,
-                    ..
-                }
-            )
-        };
-        self.done && is_unsent(error)
+    /// The broker that an attempt failed at; none if it was given up unsent, since the send is decided.
+    pub(super) fn blamed(&self, number: u32, error: &Error) -> Option<&Arc<RouteBroker>> {
+        match error {
+            Error::Timeout {
+                written: Written::Nothing,
+                ..
+            } if self.done => None,
+            _ => self.destination(number).map(|to| &to.broker),
+        }
     }
 
     /// Begins no further attempt.

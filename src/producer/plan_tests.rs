@@ -988,3 +988,17 @@ fn an_address_that_was_not_dialled_costs_no_attempt() {
     run.plan.failed(1, run.at(42), no_connection());
     assert!(matches!(run.step(42), Step::Finish));
 }
+
+#[test]
+fn no_broker_is_blamed_for_an_attempt_that_was_given_up_unsent() {
+    let mut run = Run::new(&["a", "b"], rules(3));
+    run.begin(0, "first");
+    run.plan.overdue(0);
+    run.begin(1000, "second");
+    let blamed = |run: &Run, error: &Error| run.plan.blamed(1, error).map(|broker| broker.name.to_string());
+    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), Some("b".to_owned()));
+    run.stored(0, SendStatus::SendOk);
+    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), None);
+    assert_eq!(blamed(&run, &timed_out(Written::All)), Some("b".to_owned()));
+    assert_eq!(blamed(&run, &no_connection()), Some("b".to_owned()));
+}
