@@ -42,6 +42,8 @@ pub(crate) struct Workers {
     orders: channel::Sender<Order>,
     queue: channel::Receiver<Order>,
     started: AtomicUsize,
+    /// Tasks that are queued or running: with more of them than threads, one has nobody to run it.
+    unfinished: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     ended: (channel::Sender<()>, channel::Receiver<()>),
     stopped: AtomicBool,
@@ -57,6 +59,7 @@ impl Workers {
             orders,
             queue,
             started: AtomicUsize::new(0),
+            unfinished: Arc::default(),
             threads: Mutex::new(Vec::new()),
             ended: channel::unbounded(),
             stopped: AtomicBool::new(false),
@@ -81,14 +84,14 @@ impl Workers {
             run_caught(task, &self.panics);
             return;
         }
-        let all_busy = !self.queue.is_empty();
+        let unfinished = self.unfinished.fetch_add(1, Ordering::SeqCst) + 1;
         drop(self.orders.send(Order::Run(task)));
         if self.stopped.load(Ordering::SeqCst) {
             // The order to stop may lie before it in the queue.
             return self.run_what_is_left();
         }
         let started = self.started.load(Ordering::Acquire);
-        if started < self.limit && (started == 0 || all_busy) {
+        if started < self.limit && started < unfinished {
             if let Err(error) = self.start_one() {
                 log::warn!("cannot start another thread for callbacks ({started} run): {error}");
             }
@@ -131,7 +134,10 @@ impl Workers {
         let mut stops = 0;
         while let Ok(order) = self.queue.try_recv() {
             match order {
-                Order::Run(task) => run_caught(task, &self.panics),
+                Order::Run(task) => {
+                    run_caught(task, &self.panics);
+                    self.unfinished.fetch_sub(1, Ordering::SeqCst);
+                }
                 Order::Stop => stops += 1,
             }
         }
@@ -149,10 +155,12 @@ impl Workers {
         let queue = self.queue.clone();
         let ended = self.ended.0.clone();
         let panics = Arc::clone(&self.panics);
+        let unfinished = Arc::clone(&self.unfinished);
         let run = move || {
             IS_WORKER.with(|is_worker| is_worker.set(true));
             while let Ok(Order::Run(task)) = queue.recv() {
                 run_caught(task, &panics);
+                unfinished.fetch_sub(1, Ordering::SeqCst);
             }
             drop(ended.send(()));
         };
@@ -200,6 +208,24 @@ mod tests {
         workers.stop(Instant::now() + Duration::from_secs(20));
         assert_eq!(receiver.try_iter().count(), 500);
         assert_eq!(workers.panics(), 500);
+    }
+
+    #[test]
+    fn a_blocked_task_gets_a_thread_of_its_own() {
+        let workers = Workers::new(3);
+        let (release, blocked) = channel::bounded::<()>(0);
+        let (sender, entered) = channel::unbounded();
+        for _ in 0..3 {
+            let (sender, blocked) = (sender.clone(), blocked.clone());
+            workers.submit(Arc::new(Call(move || {
+                sender.send(()).unwrap();
+                blocked.recv().unwrap_err();
+            })));
+            // The queue is empty now, and still the next task needs another thread.
+            entered.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        drop(release);
+        workers.stop(Instant::now() + Duration::from_secs(20));
     }
 
     #[test]
