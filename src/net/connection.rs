@@ -527,7 +527,8 @@ impl Connection {
             self.give_up(format!(
                 "no byte came for {waited:.1?} after a request, so the peer may be gone"
             ));
-        } else if within_frame >= patience {
+        } else if within_frame >= patience / 2 {
+            // An answer is written at once: what has not followed by now never will.
             self.give_up(format!(
                 "the rest of an answer has not come for {within_frame:.1?}"
             ));
