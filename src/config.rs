@@ -1,7 +1,7 @@
 //! Every setting of a producer as plain data: each default is a named constant with its reason, and everything is checked
 //! once, at start.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{code::ResponseCode, error::Error, message::names};
 
@@ -68,6 +68,13 @@ pub(crate) const LANGUAGE_CODE: u8 = 7;
 /// The highest code that `LanguageCode` of 5.5.0 knows.
 const LAST_LANGUAGE_CODE: u8 = 13;
 
+/// The pause before a busy broker is asked again: a tenth of the time that brokers let a send wait in their queue (200 ms)
+/// before they shed it.
+pub(crate) const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+
+/// The longest pause, so that a broker that is back is found within about a second.
+pub(crate) const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
+
 /// Codes after which another attempt may succeed: those of 4.7.0 (`sendDefaultImpl`) and what 5.x added
 /// (`retryResponseCodes`: 2 and 1500).
 pub(crate) const RETRY_RESPONSE_CODES: &[ResponseCode] = &[
@@ -93,6 +100,55 @@ pub enum HeaderSerialization {
     Binary,
 }
 
+/// For how long a broker is passed over after a slow or failed attempt, with
+/// [`latency_fault_tolerance`](crate::ProducerBuilder::latency_fault_tolerance).
+///
+/// | latency from | `V4_7_0` passes it over for | | latency from | `V5` |
+/// |---|---|---|---|---|
+/// | 550 ms | 30 s | | 550 ms | 2 s |
+/// | 1 s | 60 s | | 1.8 s | 5 s |
+/// | 2 s | 120 s | | 3 s | 6 s |
+/// | 3 s | 180 s | | 5 s | 10 s |
+/// | 15 s | 600 s | | 15 s | 30 s |
+/// | a failure | 600 s | | a failure | 10 s |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultTable {
+    /// The numbers of 4.7.0. A later success is booked instead, so a broker that answers quickly is back at once.
+    V4_7_0,
+    /// The numbers of 5.x. A time that runs is never shortened.
+    #[default]
+    V5,
+}
+
+/// A user's map from advertised addresses to those to dial.
+#[derive(Clone)]
+pub(crate) struct AddressMap(pub(crate) Arc<AddressClosure>);
+
+pub(crate) type AddressClosure = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+impl fmt::Debug for AddressMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AddressMap(…)")
+    }
+}
+
+/// Whether a message that may be stored already is sent again. RocketMQ stores whatever it is sent, so a second copy is only
+/// avoided by not sending it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Redelivery {
+    /// A message whose outcome is unknown is sent again: it is stored at least once if any broker can be reached, and
+    /// maybe twice. What `DefaultMQProducer` does, and the default.
+    #[default]
+    AtLeastOnce,
+    /// Only what is certainly not stored is sent again: an attempt that never left as a whole, or that a broker refused. An
+    /// unknown outcome ends the send.
+    NoDuplicates,
+    /// Only what no broker has seen as a whole is sent again: even a refusal ends the send.
+    AtMostOnce,
+}
+
 /// The settings of a producer, as the builder collects them.
 #[derive(Clone, Debug)]
 pub(crate) struct ProducerConfig {
@@ -104,6 +160,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) retries: u32,
     pub(crate) async_retries: u32,
     pub(crate) retry_another_broker_when_not_store_ok: bool,
+    pub(crate) redelivery: Redelivery,
+    pub(crate) back_off: (Duration, Duration),
+    pub(crate) delivery_timeout: Option<Duration>,
     pub(crate) retry_response_codes: Arc<[ResponseCode]>,
     pub(crate) max_message_size: usize,
     pub(crate) max_properties_size: usize,
@@ -116,6 +175,10 @@ pub(crate) struct ProducerConfig {
     pub(crate) name_server_timeout: Duration,
     pub(crate) route_refresh_interval: Duration,
     pub(crate) heartbeat_interval: Duration,
+    pub(crate) latency_fault_tolerance: bool,
+    pub(crate) fault_table: FaultTable,
+    pub(crate) reachability_detector: bool,
+    pub(crate) address_map: Option<AddressMap>,
     pub(crate) header_serialization: HeaderSerialization,
     pub(crate) claimed_version: i32,
     pub(crate) language_code: u8,
@@ -132,6 +195,9 @@ impl ProducerConfig {
             retries: RETRIES,
             async_retries: RETRIES,
             retry_another_broker_when_not_store_ok: false,
+            redelivery: Redelivery::default(),
+            back_off: (FIRST_BACK_OFF, LONGEST_BACK_OFF),
+            delivery_timeout: None,
             retry_response_codes: RETRY_RESPONSE_CODES.into(),
             max_message_size: MAX_MESSAGE_SIZE,
             max_properties_size: MAX_PROPERTIES_SIZE,
@@ -145,6 +211,11 @@ impl ProducerConfig {
             name_server_timeout: NAME_SERVER_TIMEOUT,
             route_refresh_interval: ROUTE_REFRESH_INTERVAL,
             heartbeat_interval: HEARTBEAT_INTERVAL,
+            // As `sendLatencyFaultEnable` and `startDetectorEnable`.
+            latency_fault_tolerance: false,
+            fault_table: FaultTable::default(),
+            reachability_detector: false,
+            address_map: None,
             header_serialization: HeaderSerialization::default(),
             claimed_version: CLAIMED_VERSION,
             language_code: LANGUAGE_CODE,
@@ -212,6 +283,33 @@ impl ProducerConfig {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
             }
         }
+        self.check_together()
+    }
+
+    /// Checks what depends on more than one value.
+    fn check_together(&self) -> Result<(), Error> {
+        let invalid = |setting, reason| Err(Error::InvalidConfig { setting, reason });
+        if self.back_off.0.is_zero() || self.back_off.0 > self.back_off.1 {
+            let (first, longest) = self.back_off;
+            return invalid(
+                "back_off",
+                format!("the first pause is {first:?} and the longest {longest:?}"),
+            );
+        }
+        if let Some(delivery) = self
+            .delivery_timeout
+            .filter(|delivery| *delivery < self.send_timeout)
+        {
+            let reason = format!(
+                "{delivery:?} is shorter than the send timeout of {:?}",
+                self.send_timeout
+            );
+            return invalid("delivery_timeout", reason);
+        }
+        if self.reachability_detector && !self.latency_fault_tolerance {
+            let reason = "nobody asks the detector unless latency_fault_tolerance is on";
+            return invalid("reachability_detector", reason.to_owned());
+        }
         if self.create_topic_key.trim().is_empty() {
             return invalid("create_topic_key", "the template topic is blank".to_owned());
         }
@@ -265,6 +363,7 @@ mod tests {
         assert!(fault(|c| c.max_properties_size = 40_000).contains("40000 is not from 64 to 32767"));
         assert!(fault(|c| c.callback_threads = 0).contains("callback_threads"));
         assert!(fault(|c| c.instance_name = Some("a@b".to_owned())).contains("instance_name"));
+        assert!(fault(|c| c.reachability_detector = true).contains("latency_fault_tolerance is on"));
         assert!(fault(|c| c.language_code = 14).contains("language_code"));
     }
 }

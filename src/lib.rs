@@ -1,9 +1,25 @@
-//! placeholder
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![doc = include_str!("../README.md")]
+//!
+//! # What is logged
+//!
+//! Through the `log` crate: `error` for a callback that panicked; `warn` for what someone should look at, such as a peer
+//! that breaks the protocol or a broker that refuses heartbeats; `info` for start, end, new routes and lost connections;
+//! `debug` for each connection and failed attempt; `trace` for heartbeats. Never a message body, a property value or a
+//! secret. The library prints nothing and writes no files.
+//!
+//! # Threads
+//!
+//! One timer per producer; one reader per connection, and one writer for those that carry asynchronous or one-way
+//! messages; up to `callback_threads` workers once a message is sent asynchronously; and a thread that lives as long as a
+//! connection is being made. A producer that sends to one broker in the blocking way has three: the timer, and a reader each
+//! for the name server and the broker.
 
 mod cluster;
 mod code;
 mod config;
 mod error;
+pub mod guide;
 mod message;
 #[cfg(feature = "mock")]
 pub mod mock;
@@ -12,9 +28,11 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::HeaderSerialization;
+pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, ShutdownReport, Target,
+    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
+    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
+    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
 };

@@ -122,6 +122,22 @@ fn oneway_requests_are_carried_out_and_not_answered() {
 }
 
 #[test]
+fn requests_written_before_the_client_left_are_carried_out() {
+    let cluster = MockCluster::start(1).unwrap();
+    for round in 1..=20 {
+        let mut client = RawClient::to_broker(&cluster, "broker-a");
+        let send = request(310, 1, &send_fields("orders", 0, ""), b"x");
+        client.write(&send);
+        // An answer is there to be read when it goes, so that its end is a reset.
+        assert_eq!(client.stream.peek(&mut [0; 1]).unwrap(), 1);
+        client.write(&send.repeat(149));
+        drop(client);
+        assert!(cluster.wait_until(PATIENCE, |cluster| cluster.message_count("orders") == round * 150));
+        assert!(cluster.wait_until(PATIENCE, |cluster| cluster.connections().is_empty()));
+    }
+}
+
+#[test]
 fn negative_queue_ids_take_turns() {
     let cluster = MockCluster::start(1).unwrap();
     let mut client = RawClient::to_broker(&cluster, "broker-a");

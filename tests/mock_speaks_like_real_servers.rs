@@ -461,3 +461,21 @@ fn the_list_of_brokers_has_bare_keys_on_every_release() {
         assert!(body.ends_with("\"clusterAddrTable\":{\"DefaultCluster\":[\"broker-a\",\"broker-b\"]}}"));
     }
 }
+
+#[test]
+fn name_servers_before_5_5_0_say_nothing_to_what_they_do_not_know() {
+    for version in VERSIONS {
+        let cluster = cluster(version);
+        let mut client = RawClient::to_name_server(&cluster);
+        client.write(&raw_client::request(9999, 1_000_000, &json!({}), b""));
+        if version == ServerVersion::V5_5_0 {
+            let answer = client.read().unwrap();
+            assert_eq!(
+                (answer.code(), answer.remark()),
+                (3, " request type 9999 not supported")
+            );
+        }
+        // `ask` insists that the next frame answers its own request.
+        assert_eq!(client.ask(105, &json!({"topic": "TBW102"}), b"").code(), 0);
+    }
+}

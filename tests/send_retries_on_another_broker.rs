@@ -516,3 +516,42 @@ fn either_way(
         producer.send(message)
     }
 }
+
+#[test]
+fn an_answer_that_comes_while_another_broker_is_connected_to_ends_the_send() {
+    within(PATIENCE, || {
+        // The first one answers when its share of the time is over, and the second cannot be connected to for long.
+        let asked = Arc::new(Mutex::new(None));
+        let brokers = [0, 1].map(|_| {
+            FakeServer::broker(|request, peer| {
+                thread::sleep(milliseconds(1000));
+                peer.stored(request, 7);
+            })
+        });
+        let stage = TwoBrokers::of(brokers);
+        let brokers = stage
+            .brokers
+            .each_ref()
+            .map(|broker| broker.address().to_string());
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
+        let producer = stage
+            .builder()
+            .send_timeout(milliseconds(2400))
+            .address_map(move |address| {
+                if brokers.iter().any(|broker| broker == address)
+                    && asked.lock().unwrap().get_or_insert(address.to_owned()) != address
+                {
+                    blocked.lock().unwrap().recv().ok();
+                }
+                None
+            })
+            .start()
+            .unwrap();
+        let (result, took) = timed(|| producer.send(&message("orders")).unwrap());
+        assert_took(took, milliseconds(1000), milliseconds(2000));
+        assert_eq!((result.attempts, result.may_be_duplicated), (2, false));
+        assert_eq!(stage.sends(), 1);
+        drop(release);
+    });
+}

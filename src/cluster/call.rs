@@ -6,7 +6,7 @@ use crate::{
     code::ResponseCode,
     error::Error,
     net::{
-        connection::{Alarm, Connection, Manner, Request, Waiting},
+        connection::{Alarm, Connection, Request, Waiting},
         deadline::Deadline,
         sync::Mutex,
         waiter::{Outcome, Waiter},
@@ -59,7 +59,7 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
         ticket: 0,
         alarm: Some(Alarm { share: until, until }),
     };
-    if let Err(error) = connection.request(request, &waiting, Manner::Immediate) {
+    if let Err(error) = connection.request(request, &waiting, connection.immediately()) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {
             then(Err(error));

@@ -4,20 +4,31 @@
 //!    only `unregister` blocks, until it is told to stop.
 //! 2. Once a connection has carried a heartbeat it must go on doing so: brokers close it after 120 s without one, whatever
 //!    else it carries (`ProducerManager`, `ClientHousekeepingService`).
+//! 3. A broker keeps which connection a client id is on from the first heartbeat of a connection, and forgets it when any
+//!    connection of that client closes. So a connection that takes the place of an earlier one unregisters first and then
+//!    sends its heartbeat: else, if the broker sees the end of the earlier one late, it can push nothing any more, and no
+//!    later heartbeat repairs that (4.7.0 to 5.5.0).
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{call::call, name_servers::NameServers, routes::Routes};
+use super::{
+    call::{Answer, call},
+    name_servers::NameServers,
+    reachability::{DETECTOR_INTERVAL, Detector},
+    routes::Routes,
+};
 use crate::{
     code::{RequestCode, ResponseCode},
+    error::Error,
     net::{
         connection::{Connection, Request},
         connections::Connections,
         deadline::Deadline,
-        sync::{AtomicBool, Ordering, channel},
+        sync::{AtomicBool, Mutex, Ordering, channel},
         timer::Timer,
     },
     wire::{
@@ -25,6 +36,9 @@ use crate::{
         request::{heartbeat::encode_heartbeat, unregister::Unregister},
     },
 };
+
+/// How long a broker may take to answer the farewell (4.7.0 `mqClientApiTimeout`), however much time is left.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
@@ -43,6 +57,16 @@ pub(crate) struct Intervals {
     pub(crate) heartbeat_timeout: Duration,
 }
 
+/// How far it has come with a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Greeting {
+    Done,
+    /// The farewell of an earlier connection is under way, the heartbeat comes after it.
+    Farewell,
+    /// It is done, but an earlier connection was still open: when that closes, the broker forgets this one.
+    Repeat,
+}
+
 pub(crate) struct Housekeeping {
     identity: Identity,
     intervals: Intervals,
@@ -51,6 +75,9 @@ pub(crate) struct Housekeeping {
     name_servers: Arc<NameServers>,
     routes: Arc<Routes>,
     timer: Arc<Timer>,
+    /// Brokers that have been greeted, by address.
+    greeted: Mutex<HashMap<Arc<str>, Greeting>>,
+    detector: Option<Detector>,
     stopped: AtomicBool,
 }
 
@@ -62,6 +89,7 @@ impl Housekeeping {
         name_servers: Arc<NameServers>,
         routes: Arc<Routes>,
         timer: Arc<Timer>,
+        detector: Option<Detector>,
     ) -> Arc<Self> {
         let mut heartbeat_body = Vec::new();
         encode_heartbeat(
@@ -69,7 +97,6 @@ impl Housekeeping {
             &identity.client_id,
             [&*identity.producer_group].into_iter(),
         );
-        let stopped = AtomicBool::new(false);
         let housekeeping = Arc::new(Self {
             identity,
             intervals,
@@ -78,7 +105,9 @@ impl Housekeeping {
             name_servers,
             routes,
             timer,
-            stopped,
+            greeted: Mutex::default(),
+            detector,
+            stopped: AtomicBool::new(false),
         });
         let greeter = Arc::downgrade(&housekeeping);
         let greet = move |connection: &Arc<Connection>| {
@@ -89,6 +118,7 @@ impl Housekeeping {
         housekeeping.connections.on_connect(Box::new(greet));
         housekeeping.refresh_later();
         housekeeping.heartbeat_later();
+        housekeeping.detect_later();
         housekeeping
     }
 
@@ -97,31 +127,43 @@ impl Housekeeping {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// There are other name servers from now on: leaves those that are gone, and looks everything up anew.
+    pub(crate) fn set_name_servers(&self, name_servers: NameServers) {
+        let gone = self.name_servers.replace_by(name_servers);
+        log::info!(
+            "the name servers are now {}",
+            self.name_servers.in_order().join(";")
+        );
+        self.routes.ask_others();
+        let is_gone = |connection: &Arc<Connection>| gone.contains(connection.address());
+        for connection in self.connections.current() {
+            // One that a route names too is a broker's.
+            if is_gone(&connection) && !self.routes.names(connection.address()) {
+                self.connections.retire(&connection);
+            }
+        }
+    }
+
     /// Says goodbye to all brokers at once (4.7.0 does it one after another), and blocks until all have answered or
     /// `until` is over. Brokers that do not hear of it notice the closed connection.
     pub(crate) fn unregister(&self, until: Instant) {
-        let timeout = until.saturating_duration_since(Instant::now());
-        let brokers = self.brokers();
+        let now = Instant::now();
+        let until = until.min(now + FAREWELL_TIMEOUT);
+        let timeout = until.saturating_duration_since(now);
+        let mut brokers = self.connections.all();
+        brokers.retain(|connection| !self.name_servers.contains(connection.address()));
         if timeout.is_zero() || brokers.is_empty() {
             return;
         }
         let (sender, receiver) = channel::bounded(brokers.len());
         for broker in &brokers {
-            let header = Unregister {
-                client_id: &self.identity.client_id,
-                producer_group: &self.identity.producer_group,
-            };
-            let request = Request {
-                code: RequestCode::UNREGISTER_CLIENT,
-                write_fields: |writer: &mut FieldWriter<'_>| header.write(writer),
-                body: &[],
-            };
             let (sender, address) = (sender.clone(), Arc::clone(broker.address()));
-            call(broker, request, timeout, move |answer| {
+            self.say_goodbye(broker, timeout, move |answer| {
                 if let Err(error) = answer {
                     log::debug!("the farewell to {address} failed: {error}");
                 }
-                drop(sender.try_send(()));
+                // The receiver may have stopped waiting.
+                sender.try_send(()).ok();
             });
         }
         for _ in &brokers {
@@ -132,9 +174,28 @@ impl Housekeeping {
         }
     }
 
+    fn say_goodbye(
+        &self,
+        broker: &Arc<Connection>,
+        timeout: Duration,
+        then: impl FnOnce(Result<Answer, Error>) + Send + 'static,
+    ) {
+        let header = Unregister {
+            client_id: &self.identity.client_id,
+            producer_group: &self.identity.producer_group,
+        };
+        let request = Request {
+            code: RequestCode::UNREGISTER_CLIENT,
+            write_fields: |writer: &mut FieldWriter<'_>| header.write(writer),
+            body: &[],
+        };
+        call(broker, request, timeout, then);
+    }
+
     fn refresh_later(self: &Arc<Self>) {
         self.later(self.intervals.route_refresh, |housekeeping| {
             housekeeping.routes.refresh_all();
+            housekeeping.forget_brokers();
             let (routes, name_servers) = (&housekeeping.routes, &housekeeping.name_servers);
             housekeeping
                 .connections
@@ -145,12 +206,31 @@ impl Housekeeping {
 
     fn heartbeat_later(self: &Arc<Self>) {
         self.later(self.intervals.heartbeat, |housekeeping| {
-            housekeeping
-                .brokers()
-                .iter()
-                .for_each(|broker| housekeeping.heartbeat(broker));
+            for connection in housekeeping.connections.current() {
+                if housekeeping.is_broker(connection.address()) {
+                    housekeeping.heartbeat_by_clock(&connection);
+                }
+            }
             housekeeping.heartbeat_later();
         });
+    }
+
+    fn heartbeat_by_clock(self: &Arc<Self>, broker: &Arc<Connection>) {
+        let greeting = self.greeted.lock().get(broker.address()).copied();
+        match greeting {
+            Some(Greeting::Farewell) => {}
+            Some(Greeting::Repeat) if !self.is_another_open(broker) => self.greet_again(broker),
+            Some(Greeting::Done | Greeting::Repeat) | None => self.heartbeat(broker),
+        }
+    }
+
+    fn detect_later(self: &Arc<Self>) {
+        if self.detector.is_some() {
+            self.later(DETECTOR_INTERVAL, |housekeeping| {
+                housekeeping.detector.iter().for_each(Detector::round);
+                housekeeping.detect_later();
+            });
+        }
     }
 
     fn later(self: &Arc<Self>, after: Duration, job: impl FnOnce(&Arc<Self>) + Send + 'static) {
@@ -158,6 +238,7 @@ impl Housekeeping {
             return;
         }
         let housekeeping = Arc::clone(self);
+        // `Deadline` knows what to do with an endless interval.
         self.timer.at(Deadline::after(after).at(), move || {
             if !housekeeping.stopped.load(Ordering::Acquire) {
                 job(&housekeeping);
@@ -165,36 +246,99 @@ impl Housekeeping {
         });
     }
 
-    fn brokers(&self) -> Vec<Arc<Connection>> {
-        let is_broker = |connection: &Arc<Connection>| !self.name_servers.contains(connection.address());
-        self.connections.all().into_iter().filter(is_broker).collect()
+    fn is_broker(&self, address: &str) -> bool {
+        !self.name_servers.contains(address) && self.routes.may_need(address)
     }
 
-    /// The first thing that a broker hears on a connection: it needs to know the group before it can ask it anything.
-    fn greet(&self, connection: &Arc<Connection>) {
-        if !self.name_servers.contains(connection.address()) {
-            self.heartbeat(connection);
+    /// Forgets brokers that are connected to no more and that no route names. The broker has seen the end of their
+    /// connection long ago.
+    fn forget_brokers(&self) {
+        let connected = self.connections.all();
+        let is_known = |address: &Arc<str>| {
+            self.routes.names(address) || connected.iter().any(|connection| connection.address() == address)
+        };
+        let addresses: Vec<_> = self.greeted.lock().keys().map(Arc::clone).collect();
+        for gone in addresses.iter().filter(|address| !is_known(address)) {
+            self.greeted.lock().remove(gone);
         }
     }
 
+    /// The first thing that a broker hears on a connection: it needs to know the group before it can ask it anything.
+    fn greet(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let address = connection.address();
+        if !self.is_broker(address) {
+            return;
+        }
+        let mut greeted = self.greeted.lock();
+        if greeted.contains_key(address) {
+            drop(greeted);
+            return self.greet_again(connection);
+        }
+        greeted.insert(Arc::clone(address), Greeting::Done);
+        drop(greeted);
+        self.heartbeat(connection);
+    }
+
+    fn greet_again(self: &Arc<Self>, broker: &Arc<Connection>) {
+        let note = |housekeeping: &Self, broker: &Connection, greeting| {
+            let address = Arc::clone(broker.address());
+            housekeeping.greeted.lock().insert(address, greeting);
+        };
+        note(self, broker, Greeting::Farewell);
+        let then = if self.is_another_open(broker) {
+            Greeting::Repeat
+        } else {
+            Greeting::Done
+        };
+        let (housekeeping, greeted) = (Arc::clone(self), Arc::clone(broker));
+        // Whatever the answer is, and if there is none: a heartbeat is better than none.
+        self.say_goodbye(broker, self.intervals.heartbeat_timeout, move |_| {
+            note(&housekeeping, &greeted, then);
+            housekeeping.heartbeat(&greeted);
+        });
+    }
+
+    /// Whether a retired connection to the same broker has not been closed yet.
+    fn is_another_open(&self, broker: &Arc<Connection>) -> bool {
+        let others = self.connections.all();
+        others
+            .iter()
+            .any(|other| other.address() == broker.address() && !Arc::ptr_eq(other, broker))
+    }
+
     fn heartbeat(&self, broker: &Arc<Connection>) {
+        let address = Arc::clone(broker.address());
+        self.heartbeat_then(
+            broker,
+            self.intervals.heartbeat_timeout,
+            move |answer| match answer {
+                Ok(()) => log::trace!("heartbeat to {address}"),
+                Err(Error::Refused { code, remark, .. }) => {
+                    log::warn!("broker {address} refused the heartbeat with {code}: {remark}");
+                }
+                Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
+            },
+        );
+    }
+
+    /// Sends a heartbeat and calls `then` once, on the thread that sees the answer; it must not block.
+    pub(crate) fn heartbeat_then(
+        &self,
+        broker: &Arc<Connection>,
+        timeout: Duration,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let request = Request {
             code: RequestCode::HEART_BEAT,
             write_fields: |_: &mut FieldWriter<'_>| {},
             body: &self.heartbeat_body,
         };
         let address = Arc::clone(broker.address());
-        let timeout = self.intervals.heartbeat_timeout;
-        call(broker, request, timeout, move |answer| match answer {
-            Ok(answer) if answer.code == ResponseCode::SUCCESS => log::trace!("heartbeat to {address}"),
-            Ok(answer) => {
-                let remark = crate::error::printable(&answer.remark.unwrap_or_default());
-                log::warn!(
-                    "broker {address} refused the heartbeat with {}: {remark}",
-                    answer.code
-                );
-            }
-            Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
+        call(broker, request, timeout, move |answer| {
+            then(answer.and_then(|answer| match answer.code {
+                ResponseCode::SUCCESS => Ok(()),
+                code => Err(Error::refused(&address, code, answer.remark.as_deref())),
+            }));
         });
     }
 }

@@ -3,9 +3,15 @@
 //!
 //! Nothing in this room blocks but the functions named `wait` and those that say until when.
 
+pub(crate) mod address_map;
+pub(crate) mod advertised;
+pub(crate) mod ask_route;
+pub(crate) mod broker_health;
 mod call;
 pub(crate) mod housekeeping;
 pub(crate) mod name_servers;
+pub(crate) mod reachability;
+pub(crate) mod route_faults;
 mod route_query;
 pub(crate) mod routes;
 pub(crate) mod topic_route;

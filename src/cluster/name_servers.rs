@@ -1,8 +1,8 @@
-//! The list of name servers: how it is written, and which of them to ask next.
+//! The list of name servers: how it is written, which of them to ask next, and how it changes.
 
 use std::sync::Arc;
 
-use crate::net::sync::{AtomicUsize, Ordering};
+use crate::net::sync::Mutex;
 
 /// What separates addresses in a list, as in Java's `namesrvAddr`.
 const SEPARATOR: char = ';';
@@ -10,8 +10,13 @@ const SEPARATOR: char = ';';
 /// The name servers of a cluster. All are equal; the one that answered last is asked first.
 #[derive(Debug)]
 pub(crate) struct NameServers {
+    list: Mutex<List>,
+}
+
+#[derive(Debug)]
+struct List {
     addresses: Vec<Arc<str>>,
-    preferred: AtomicUsize,
+    preferred: usize,
 }
 
 impl NameServers {
@@ -31,51 +36,62 @@ impl NameServers {
         if addresses.is_empty() {
             return Err("no address is given; write host:port, several separated by ';'".to_owned());
         }
-        Ok(Self {
+        let list = List {
             addresses,
-            preferred: AtomicUsize::new(0),
+            preferred: 0,
+        };
+        Ok(Self {
+            list: Mutex::new(list),
         })
     }
 
     /// All addresses in the order in which they are to be asked now.
     pub(crate) fn in_order(&self) -> Vec<Arc<str>> {
-        let first = self.preferred.load(Ordering::Relaxed) % self.addresses.len().max(1);
-        let (before, from) = self
+        let list = self.list.lock();
+        let first = list.preferred % list.addresses.len().max(1);
+        let (before, from) = list
             .addresses
             .split_at_checked(first)
-            .unwrap_or((&[], &self.addresses));
+            .unwrap_or((&[], &list.addresses));
         from.iter().chain(before).map(Arc::clone).collect()
     }
 
     /// Remembers who answered.
     pub(crate) fn answered(&self, address: &str) {
-        if let Some(index) = self.addresses.iter().position(|known| &**known == address) {
-            self.preferred.store(index, Ordering::Relaxed);
+        let mut list = self.list.lock();
+        if let Some(index) = list.addresses.iter().position(|known| &**known == address) {
+            list.preferred = index;
         }
     }
 
     pub(crate) fn contains(&self, address: &str) -> bool {
-        self.addresses.iter().any(|known| &**known == address)
+        self.list.lock().addresses.iter().any(|known| &**known == address)
+    }
+
+    /// Takes over another list, and says which addresses are gone.
+    pub(crate) fn replace_by(&self, other: Self) -> Vec<Arc<str>> {
+        let mut before = std::mem::replace(&mut *self.list.lock(), other.list.into_inner());
+        before.addresses.retain(|address| !self.contains(address));
+        before.addresses
     }
 }
 
 /// Checks the form `host:port`, with an IPv6 literal in brackets.
-fn check_address(address: &str) -> Result<(), String> {
+pub(super) fn check_address(address: &str) -> Result<(), String> {
     if address.contains("://") {
         return Err(format!("{address:?} is a URL; write host:port"));
-    }
-    // Before the colons are counted: with several of them it would be taken for an IPv6 address.
-    if address.contains(',') {
-        return Err(format!(
-            "{address:?} contains ','; separate several addresses by ';'"
-        ));
     }
     let (host, port) = address
         .rsplit_once(':')
         .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
-    if port.parse::<u16>().ok().filter(|port| *port > 0).is_none() {
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err(format!(
             "{address:?} has no valid port: {port:?} is not a number from 1 to 65535"
+        ));
+    }
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
+        return Err(format!(
+            "{address:?} has no valid host; separate several addresses by ';'"
         ));
     }
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
@@ -93,9 +109,6 @@ fn check_address(address: &str) -> Result<(), String> {
         {
             return Err(format!("{address:?} has no valid IPv6 address in its brackets"));
         }
-    }
-    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == '/') {
-        return Err(format!("{address:?} has no valid host; write host:port"));
     }
     Ok(())
 }
@@ -126,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_may_change() {
+        let servers = NameServers::parse("a:1;b:1;c:1").unwrap();
+        servers.answered("c:1");
+        let gone = servers.replace_by(NameServers::parse("d:1;b:1").unwrap());
+        assert_eq!(gone, ["a:1".into(), "c:1".into()]);
+        assert_eq!(order(&servers), ["d:1", "b:1"]);
+        assert!(servers.contains("d:1") && !servers.contains("a:1"));
+    }
+
+    #[test]
     fn a_bad_list_says_what_is_wrong() {
         let reason = |list| NameServers::parse(list).unwrap_err();
         assert!(reason(" ; ").contains("no address is given"));
@@ -136,8 +159,6 @@ mod tests {
         assert!(reason("[::x]:9876").contains("no valid IPv6 address"));
         assert!(reason("http://host:9876").contains("is a URL"));
         assert!(reason("a:1,b:1").contains("separate several addresses by ';'"));
-        assert!(reason("a,b:1").contains("separate several addresses by ';'"));
-        assert!(reason("a b:1").contains("no valid host"));
         assert!(reason(":9876").contains("no valid host"));
     }
 }

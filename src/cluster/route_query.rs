@@ -1,7 +1,8 @@
 //! One look-up of a route: name server after name server, until one answers or the time is over. Driven by completions;
 //! nothing waits.
 //!
-//! 1. `step` numbers the server that is being asked. An event of an earlier step finds a later number and is dropped.
+//! 1. `step` numbers the server that is being asked. A failure of an earlier step finds a later number and is dropped; an
+//!    answer is one, from whichever server and however late.
 //! 2. The state is never locked while something is sent or called.
 
 use std::{
@@ -10,20 +11,19 @@ use std::{
 };
 
 use super::{
-    call::{Answer, call},
+    ask_route::{RouteAnswer, ask_route},
     name_servers::NameServers,
 };
 use crate::{
-    code::{RequestCode, ResponseCode},
     error::{Error, Phase, Written},
     net::{
-        connection::{Connection, Request},
+        connection::Connection,
         connections::Connections,
         deadline::Deadline,
         sync::Mutex,
         timer::{Timer, TimerKey},
     },
-    wire::request::route::{GetRoute, RouteData},
+    wire::request::route::RouteData,
 };
 
 /// What a look-up found.
@@ -65,6 +65,13 @@ struct Progress {
     then: Option<Then>,
 }
 
+impl Progress {
+    /// Whether that step is being taken.
+    fn is_at(&self, step: usize) -> bool {
+        self.step == step && self.then.is_some()
+    }
+}
+
 pub(super) struct RouteQuery {
     means: Means,
     topic: Arc<str>,
@@ -76,8 +83,11 @@ pub(super) struct RouteQuery {
 impl RouteQuery {
     /// Asks for the route of `topic`; `then` is called once and must not block.
     pub(super) fn start(means: Means, topic: Arc<str>, then: Then) {
+        let mut servers = means.name_servers.in_order();
+        // Those that could not be connected to a moment ago are asked last.
+        servers.sort_by_cached_key(|address| means.connections.when_worth_dialling(address));
         let query = Arc::new(Self {
-            servers: means.name_servers.in_order(),
+            servers,
             deadline: Deadline::after(means.timeout),
             topic,
             progress: Mutex::new(Progress {
@@ -103,10 +113,26 @@ impl RouteQuery {
         let query = Arc::clone(self);
         let alarm = self.means.timer.at(until, move || query.time_over(step, share));
         let mut progress = self.progress.lock();
-        if progress.step == step && progress.then.is_some() {
+        if progress.is_at(step) {
             progress.alarm = Some(alarm);
         }
         drop(progress);
+        match self.means.connections.when_worth_dialling(address) {
+            Some(at) if at < until => {
+                let query = Arc::clone(self);
+                self.means.timer.at(at, move || query.connect(step, share));
+            }
+            _ => self.connect(step, share),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, step: usize, share: Duration) {
+        let Some(address) = self.servers.get(step) else {
+            return;
+        };
+        if !self.progress.lock().is_at(step) {
+            return;
+        }
         let query = Arc::clone(self);
         let then = move |ready| match ready {
             Ok(connection) => query.send(step, &connection, share),
@@ -123,42 +149,18 @@ impl RouteQuery {
         drop(progress);
         let query = Arc::clone(self);
         let address = Arc::clone(connection.address());
-        let header = GetRoute {
-            topic: &self.topic,
-            accept_standard_json_only: true,
-        };
-        let request = Request {
-            code: RequestCode::GET_ROUTEINFO_BY_TOPIC,
-            write_fields: |writer: &mut crate::wire::header::FieldWriter<'_>| header.write(writer),
-            body: &[],
-        };
-        call(connection, request, share, move |answer| match answer {
-            Ok(answer) => query.answered(step, address, answer),
-            Err(error) => query.failed(step, error),
+        ask_route(connection, &self.topic, share, move |answer| {
+            let found = match answer {
+                Ok(RouteAnswer::Route(data)) => Found::Route(data),
+                Ok(RouteAnswer::Unknown(remark)) => Found::Unknown {
+                    address: Arc::clone(&address),
+                    remark,
+                },
+                Err(error) => return query.failed(step, error),
+            };
+            query.means.name_servers.answered(&address);
+            query.finish(found);
         });
-    }
-
-    fn answered(self: &Arc<Self>, step: usize, address: Arc<str>, answer: Answer) {
-        let protocol = |reason: String| Error::Protocol {
-            address: Arc::clone(&address),
-            written: Written::All,
-            reason: reason.into(),
-        };
-        match answer.code {
-            ResponseCode::SUCCESS => match RouteData::parse(&answer.body) {
-                Ok(data) => {
-                    self.means.name_servers.answered(&address);
-                    self.finish(step, Found::Route(data));
-                }
-                Err(error) => self.failed(step, protocol(format!("the topic route cannot be read: {error}"))),
-            },
-            ResponseCode::TOPIC_NOT_EXIST => {
-                self.means.name_servers.answered(&address);
-                let remark = answer.remark.unwrap_or_default();
-                self.finish(step, Found::Unknown { address, remark });
-            }
-            code => self.failed(step, Error::refused(&address, code, answer.remark.as_deref())),
-        }
     }
 
     fn time_over(self: &Arc<Self>, step: usize, waited: Duration) {
@@ -182,7 +184,7 @@ impl RouteQuery {
         // A server that has gone without a word would cost every later look-up its time too. One that was asked late,
         // since dialling took so long, has not had its chance yet.
         if let Some((connection, since)) = asked.filter(|(_, since)| since.elapsed() >= waited / 2) {
-            connection.give_up_if_silent(since);
+            connection.give_up_if_silent(since.elapsed().mul_f32(0.9));
         }
         self.ask(step + 1);
     }
@@ -196,7 +198,7 @@ impl RouteQuery {
     /// Ends a step. False if it has been over before.
     fn leave(&self, step: usize, error: Error) -> bool {
         let mut progress = self.progress.lock();
-        if progress.step != step || progress.then.is_none() {
+        if !progress.is_at(step) {
             return false;
         }
         progress.step += 1;
@@ -212,20 +214,15 @@ impl RouteQuery {
 
     fn give_up(&self) {
         let tried = std::mem::take(&mut self.progress.lock().tried);
-        self.finish(
-            self.servers.len(),
-            Found::Nothing {
-                tried,
-                waited: self.deadline.waited(),
-            },
-        );
+        self.finish(Found::Nothing {
+            tried,
+            waited: self.deadline.waited(),
+        });
     }
 
-    fn finish(&self, step: usize, found: Found) {
+    /// Only the first call counts.
+    fn finish(&self, found: Found) {
         let mut progress = self.progress.lock();
-        if progress.step != step {
-            return;
-        }
         let alarm = progress.alarm.take();
         let then = progress.then.take();
         drop(progress);

@@ -1,6 +1,6 @@
 //! Topic -> route. Looks up what is unknown, once however many ask, and refreshes what is known.
 //!
-//! 1. The lock is never held while something is sent or called.
+//! 1. The lock is never held while something is sent, called or logged: loggers are the user's code.
 //! 2. At most one look-up per topic is under way. Whoever needs its result leaves a continuation, which is called exactly
 //!    once and must not block.
 //! 3. A refresh that fails keeps the old route: sends go on while all name servers are down.
@@ -13,9 +13,11 @@ use std::{
 };
 
 use super::{
+    broker_health::BrokerHealth,
     name_servers::NameServers,
+    route_faults,
     route_query::{Found, Means, RouteQuery},
-    topic_route::TopicRoute,
+    topic_route::{PublishQueue, TopicRoute},
 };
 use crate::{
     error::{Error, Phase, Written},
@@ -28,9 +30,13 @@ use crate::{
     wire::request::route::RouteData,
 };
 
-/// A name server that has just been restarted knows nothing for a while: a known route survives so many refreshes in a
-/// row that find the topic unknown.
+/// A name server that has just been restarted knows nothing for a while: a known route is given up when so many refreshes
+/// by the clock in a row find the topic unknown. Refreshes that failed sends ask for do not count, since they come as
+/// quickly as sends fail.
 const UNKNOWN_REFRESHES: u32 = 3;
+
+/// Failed sends have a topic looked up at most so often: a dead broker under load must not become a storm of queries.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A topic is forgotten after so many refreshes without a send: ten minutes.
 const IDLE_REFRESHES: u32 = 20;
@@ -38,11 +44,26 @@ const IDLE_REFRESHES: u32 = 20;
 /// Called with the route, or with why there is none.
 pub(crate) type RouteContinuation = Box<dyn FnOnce(Result<Arc<TopicRoute>, Error>) + Send>;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookUp {
+    None,
+    UnderWay,
+    /// One is under way, but the name servers are others than when it was begun: what it ends with is not wanted.
+    Outdated,
+}
+
 struct Topic {
     route: Option<Arc<TopicRoute>>,
+    /// When a name server last answered with a route.
+    confirmed: Instant,
     waiting: Vec<RouteContinuation>,
-    /// A look-up is under way.
-    asking: bool,
+    look_up: LookUp,
+    /// It was asked for by the clock.
+    by_clock: bool,
+    /// When a failed send may have it looked up again.
+    doubtful_from: Instant,
+    /// A failed send has asked, and the timer will do it.
+    is_doubted: bool,
     unknown_refreshes: u32,
     used: AtomicBool,
     idle_refreshes: u32,
@@ -53,6 +74,12 @@ struct Topic {
 struct Table {
     topics: HashMap<Arc<str>, Topic>,
     closed: bool,
+}
+
+impl Table {
+    fn routes(&self) -> impl Iterator<Item = &Arc<TopicRoute>> {
+        self.topics.values().filter_map(|topic| topic.route.as_ref())
+    }
 }
 
 /// How topics that do not exist yet are sent to.
@@ -68,6 +95,7 @@ pub(crate) struct Routes {
     table: Mutex<Table>,
     means: Means,
     template: TemplateTopic,
+    health: Option<Arc<BrokerHealth>>,
 }
 
 /// What one look-up ended with.
@@ -84,6 +112,7 @@ impl Routes {
         name_servers: Arc<NameServers>,
         timeout: Duration,
         template: TemplateTopic,
+        health: Option<Arc<BrokerHealth>>,
     ) -> Arc<Self> {
         let means = Means {
             connections,
@@ -95,7 +124,13 @@ impl Routes {
             table: Mutex::new(Table::default()),
             means,
             template,
+            health,
         })
+    }
+
+    /// How topics that do not exist yet are sent to.
+    pub(crate) fn template(&self) -> &TemplateTopic {
+        &self.template
     }
 
     /// The route of a topic, if it is known.
@@ -122,7 +157,7 @@ impl Routes {
             return then(Ok(route));
         }
         entry.waiting.push(then);
-        let start = !std::mem::replace(&mut entry.asking, true);
+        let start = entry.begin();
         drop(table);
         if start {
             self.look_up(topic);
@@ -165,41 +200,106 @@ impl Routes {
         }
     }
 
-    /// Looks a known topic up again in the background, for example because a broker of its route is gone.
+    /// Looks a known topic up again in the background, for example because a broker of its route is gone. However often
+    /// it is called: at most once per [`REFRESH_PAUSE`], the last time by the timer.
     pub(crate) fn refresh(self: &Arc<Self>, topic: &Arc<str>) {
+        let now = Instant::now();
         let mut table = self.table.lock();
-        let start = match table.topics.get_mut(topic) {
-            Some(entry) => !std::mem::replace(&mut entry.asking, true),
-            None => false,
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
         };
+        let start = now >= entry.doubtful_from && entry.begin();
+        if start {
+            entry.doubtful_from = now + REFRESH_PAUSE;
+            entry.is_doubted = false;
+        }
+        let later =
+            !start && entry.look_up == LookUp::None && !std::mem::replace(&mut entry.is_doubted, true);
+        let at = entry.doubtful_from;
         drop(table);
         if start {
+            self.look_up(topic);
+        } else if later {
+            let (routes, topic) = (Arc::clone(self), Arc::clone(topic));
+            self.means.timer.at(at, move || routes.refresh_if_doubted(&topic));
+        }
+    }
+
+    fn refresh_if_doubted(self: &Arc<Self>, topic: &Arc<str>) {
+        let is_doubted = |entry: &mut Topic| std::mem::take(&mut entry.is_doubted);
+        if self.table.lock().topics.get_mut(topic).is_some_and(is_doubted) {
+            self.refresh(topic);
+        }
+    }
+
+    /// Looks all topics up again, and forgets those that nobody sends to, and what is known of brokers that are gone.
+    pub(crate) fn refresh_all(self: &Arc<Self>) {
+        let mut table = self.table.lock();
+        table.topics.retain(|_, topic| topic.is_wanted());
+        let mut to_ask = Vec::new();
+        for (name, topic) in &mut table.topics {
+            topic.by_clock = true;
+            if topic.begin() {
+                to_ask.push(Arc::clone(name));
+            }
+        }
+        drop(table);
+        for topic in &to_ask {
+            self.look_up(topic);
+        }
+        if let Some(health) = &self.health {
+            let table = self.table.lock();
+            let routes: Vec<_> = table.routes().map(Arc::clone).collect();
+            drop(table);
+            health.retain(|name| routes.iter().any(|route| route.queue_of(name).is_some()));
+        }
+    }
+
+    /// Looks everything up anew, since there are other name servers now.
+    pub(crate) fn ask_others(self: &Arc<Self>) {
+        let mut table = self.table.lock();
+        let mut to_ask = Vec::new();
+        for (name, topic) in &mut table.topics {
+            if topic.begin() {
+                to_ask.push(Arc::clone(name));
+            } else {
+                topic.look_up = LookUp::Outdated;
+            }
+        }
+        drop(table);
+        for topic in &to_ask {
             self.look_up(topic);
         }
     }
 
-    /// Looks all topics up again, and forgets those that nobody sends to.
-    pub(crate) fn refresh_all(self: &Arc<Self>) {
-        let mut table = self.table.lock();
-        table.topics.retain(|_, topic| topic.is_wanted());
-        let topics: Vec<_> = table.topics.keys().map(Arc::clone).collect();
+    /// Some queue of a broker, whatever the topic.
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<PublishQueue> {
+        let table = self.table.lock();
+        let queue = table.routes().find_map(|route| route.queue_of(broker_name));
+        queue.cloned()
+    }
+
+    /// Whether a route names this address.
+    pub(crate) fn names(&self, address: &str) -> bool {
+        let table = self.table.lock();
+        table.routes().any(|route| route.has_address(address))
+    }
+
+    /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.
+    pub(crate) fn all(&self) -> Vec<(Arc<TopicRoute>, Instant)> {
+        let table = self.table.lock();
+        let known = |topic: &Topic| Some((Arc::clone(topic.route.as_ref()?), topic.confirmed));
+        let mut all: Vec<_> = table.topics.values().filter_map(known).collect();
         drop(table);
-        topics.iter().for_each(|topic| self.refresh(topic));
+        all.sort_by(|one, other| one.0.topic.cmp(&other.0.topic));
+        all
     }
 
     /// Whether a route names this address, or a look-up that may do so is under way.
     pub(crate) fn may_need(&self, address: &str) -> bool {
         let table = self.table.lock();
-        let names = |topic: &Topic| {
-            topic
-                .route
-                .as_ref()
-                .is_some_and(|route| route.has_address(address))
-        };
-        table
-            .topics
-            .values()
-            .any(|topic| topic.route.is_none() || names(topic))
+        table.topics.values().any(|topic| topic.route.is_none())
+            || table.routes().any(|route| route.has_address(address))
     }
 
     /// Fails everybody who waits, and everybody who comes later.
@@ -219,7 +319,7 @@ impl Routes {
             Found::Route(data) => routes.settle(&asked, routes.read_route(&asked, &data)),
             Found::Unknown { address, remark } => routes.ask_for_template(&asked, address, remark),
             Found::Nothing { tried, waited } => {
-                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited))
+                routes.settle(&asked, Outcome::unreachable(&asked, tried, waited));
             }
         };
         RouteQuery::start(self.means.clone(), Arc::clone(topic), Box::new(then));
@@ -235,7 +335,7 @@ impl Routes {
                 Found::Route(data) => {
                     let cursor = routes.cursor(&asked);
                     match TopicRoute::from_template(&asked, &data, routes.template.most_queues, cursor) {
-                        Some(route) => Outcome::Route(route),
+                        Some(route) => Outcome::Route(route.watched(routes.health.as_ref())),
                         None => Outcome::Unknown(routes.no_route(&asked, &address, &remark)),
                     }
                 }
@@ -252,28 +352,18 @@ impl Routes {
     }
 
     fn no_route(&self, topic: &Arc<str>, address: &str, remark: &str) -> Error {
-        let remark = crate::error::printable(remark);
-        let template = &self.template.name;
-        let reason = format!(
-            "name server {address} does not know it ({remark}), and no broker creates topics by itself (there is no \
-             route for {template} either); create the topic first, or look whether the brokers are registered there"
-        );
         Error::NoRoute {
             topic: Arc::clone(topic),
-            reason: reason.into(),
+            reason: route_faults::unknown_topic(address, remark, &self.template.name).into(),
         }
     }
 
     fn read_route(&self, topic: &Arc<str>, data: &RouteData) -> Outcome {
         match TopicRoute::from_data(topic, data, self.cursor(topic)) {
-            Some(route) => Outcome::Route(route),
+            Some(route) => Outcome::Route(route.watched(self.health.as_ref())),
             None => Outcome::Unknown(Error::NoRoute {
                 topic: Arc::clone(topic),
-                reason: format!(
-                    "the topic exists, but none of its {} brokers has both a master and write permission for it",
-                    data.queue_datas.len()
-                )
-                .into(),
+                reason: route_faults::no_queue(data).into(),
             }),
         }
     }
@@ -287,20 +377,28 @@ impl Routes {
             .unwrap_or_default()
     }
 
-    fn settle(&self, topic: &Arc<str>, outcome: Outcome) {
+    fn settle(self: &Arc<Self>, topic: &Arc<str>, outcome: Outcome) {
         let mut table = self.table.lock();
         let Some(entry) = table.topics.get_mut(topic) else {
             return;
         };
-        entry.asking = false;
+        if entry.look_up == LookUp::Outdated {
+            entry.look_up = LookUp::UnderWay;
+            drop(table);
+            return self.look_up(topic);
+        }
+        entry.look_up = LookUp::None;
         let waiting = std::mem::take(&mut entry.waiting);
-        let result = entry.take_in(topic, outcome);
+        let (result, change) = entry.take_in(outcome);
         if result.is_err() && entry.route.is_none() {
             // Asked for again when somebody sends again, not by the clock.
             table.topics.remove(topic);
         }
         drop(table);
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        change.log(topic);
+        for then in waiting {
+            then(result.clone());
+        }
     }
 }
 
@@ -308,8 +406,12 @@ impl Topic {
     fn new() -> Self {
         Self {
             route: None,
+            confirmed: Instant::now(),
             waiting: Vec::new(),
-            asking: false,
+            look_up: LookUp::None,
+            by_clock: false,
+            doubtful_from: Instant::now(),
+            is_doubted: false,
             unknown_refreshes: 0,
             used: AtomicBool::new(true),
             idle_refreshes: 0,
@@ -318,62 +420,82 @@ impl Topic {
     }
 
     fn is_wanted(&mut self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed) || self.asking;
+        let used = self.used.swap(false, Ordering::Relaxed) || self.look_up != LookUp::None;
         self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
         self.idle_refreshes < IDLE_REFRESHES
     }
 
-    /// The old route, if it is better kept: the topic was there a moment ago and is unknown now, which more likely means
-    /// that the name server has just been restarted.
-    fn outliving(&self, new: &TopicRoute) -> Option<Arc<TopicRoute>> {
-        let old = self
-            .route
-            .as_ref()
-            .filter(|old| new.from_template && !old.from_template)?;
-        if self.unknown_refreshes + 1 < UNKNOWN_REFRESHES {
-            Some(Arc::clone(old))
-        } else {
-            None
+    /// Notes that a look-up begins. False if one is under way.
+    fn begin(&mut self) -> bool {
+        if self.look_up != LookUp::None {
+            return false;
         }
+        self.look_up = LookUp::UnderWay;
+        true
     }
 
-    fn take_in(&mut self, topic: &str, outcome: Outcome) -> Result<Arc<TopicRoute>, Error> {
-        match outcome {
-            Outcome::Route(route) => {
-                if let Some(old) = self.outliving(&route) {
-                    self.unknown_refreshes += 1;
-                    return Ok(old);
-                }
-                if self.route.as_ref().is_none_or(|old| !old.is_same(&route)) {
-                    let (queues, brokers) = (route.queues.len(), route.brokers.len());
-                    log::info!("topic {topic}: the route has {queues} queues on {brokers} brokers");
-                }
+    /// Whether the known route is kept although the topic is unknown now. That more likely means that the name server
+    /// has just been restarted than that the topic is gone.
+    fn outlives_unknown(&mut self) -> bool {
+        self.unknown_refreshes += u32::from(self.by_clock);
+        self.unknown_refreshes < UNKNOWN_REFRESHES
+    }
+
+    /// Takes in what a look-up ended with, and says what those are told who wait for it.
+    fn take_in(&mut self, outcome: Outcome) -> (Result<Arc<TopicRoute>, Error>, Change) {
+        if matches!(outcome, Outcome::Route(_)) {
+            self.confirmed = Instant::now();
+        }
+        let known = self.route.clone();
+        let result = match (outcome, known) {
+            // The topic is not what is known, but what it would become if it did not exist.
+            (Outcome::Route(new), Some(old))
+                if new.from_template && !old.from_template && self.outlives_unknown() =>
+            {
+                (Ok(old), Change::None)
+            }
+            (Outcome::Route(new), old) => {
+                let is_same = old.is_some_and(|old| old.is_same(&new));
+                let change = if is_same {
+                    Change::None
+                } else {
+                    Change::New(new.queues.len(), new.brokers.len())
+                };
+                let new = Arc::new(new);
                 self.unknown_refreshes = 0;
-                let route = Arc::new(route);
-                self.route = Some(Arc::clone(&route));
-                Ok(route)
+                self.route = Some(Arc::clone(&new));
+                (Ok(new), change)
             }
-            Outcome::Unknown(error) => {
-                self.unknown_refreshes += 1;
-                match self.route.take() {
-                    Some(route) if self.unknown_refreshes < UNKNOWN_REFRESHES => {
-                        self.route = Some(Arc::clone(&route));
-                        Ok(route)
-                    }
-                    Some(_) => {
-                        log::warn!("topic {topic}: the route is given up: {error}");
-                        Err(error)
-                    }
-                    None => Err(error),
-                }
+            (Outcome::Unknown(_), Some(old)) if self.outlives_unknown() => (Ok(old), Change::None),
+            (Outcome::Unknown(error), Some(_)) => {
+                self.route = None;
+                (Err(error.clone()), Change::GivenUp(error))
             }
-            Outcome::Failed(error) => match &self.route {
-                Some(route) => {
-                    log::debug!("topic {topic}: the old route is kept: {error}");
-                    Ok(Arc::clone(route))
-                }
-                None => Err(error),
-            },
+            (Outcome::Failed(error), Some(old)) => (Ok(old), Change::Kept(error)),
+            (Outcome::Unknown(error) | Outcome::Failed(error), None) => (Err(error), Change::None),
+        };
+        self.by_clock = false;
+        result
+    }
+}
+
+/// What a look-up changed, for the log.
+enum Change {
+    None,
+    New(usize, usize),
+    Kept(Error),
+    GivenUp(Error),
+}
+
+impl Change {
+    fn log(&self, topic: &str) {
+        match self {
+            Self::None => {}
+            Self::New(queues, brokers) => {
+                log::info!("topic {topic}: the route has {queues} queues on {brokers} brokers");
+            }
+            Self::Kept(error) => log::debug!("topic {topic}: the old route is kept: {error}"),
+            Self::GivenUp(error) => log::warn!("topic {topic}: the route is given up: {error}"),
         }
     }
 }
@@ -394,3 +516,7 @@ fn random_start() -> usize {
     use std::hash::{BuildHasher, RandomState};
     usize::try_from(RandomState::new().hash_one(0_u8) & 0xFFFF).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

@@ -1,7 +1,8 @@
 //! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
+use super::broker_health::BrokerHealth;
 use crate::{
     message::MessageQueue,
     net::sync::AtomicUsize,
@@ -9,10 +10,10 @@ use crate::{
 };
 
 /// The id of the master in a group of brokers.
-const MASTER_ID: i64 = 0;
+pub(super) const MASTER_ID: i64 = 0;
 
 /// `PermName.PERM_WRITE`.
-const PERM_WRITE: u32 = 2;
+pub(super) const PERM_WRITE: u32 = 2;
 
 /// A broker that takes messages: the master of its group.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,9 +39,10 @@ pub(crate) struct TopicRoute {
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
-    pub(crate) fetched: Instant,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
+    /// How its brokers have been doing lately, if that is watched. It outlives the snapshot.
+    pub(crate) health: Option<Arc<BrokerHealth>>,
 }
 
 impl TopicRoute {
@@ -58,8 +60,8 @@ impl TopicRoute {
             listed: Vec::new(),
             brokers: Vec::new(),
             from_template: false,
-            fetched: Instant::now(),
             cursor,
+            health: None,
         };
         for (broker_name, queue_count) in queue_counts {
             let Some(broker) = masters.get(broker_name) else {
@@ -102,6 +104,12 @@ impl TopicRoute {
         })
     }
 
+    /// The same route, with brokers whose health is watched.
+    pub(crate) fn watched(self, health: Option<&Arc<BrokerHealth>>) -> Self {
+        let health = health.map(Arc::clone);
+        Self { health, ..self }
+    }
+
     /// Whether the other names the same queues on the same addresses.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.brokers == other.brokers
@@ -111,6 +119,13 @@ impl TopicRoute {
 
     pub(crate) fn has_address(&self, address: &str) -> bool {
         self.brokers.iter().any(|broker| &*broker.address == address)
+    }
+
+    /// Some queue of a broker, if it takes messages.
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&PublishQueue> {
+        self.queues
+            .iter()
+            .find(|known| &*known.broker.name == broker_name)
     }
 
     /// The queue of a name, if messages can be sent to it.

@@ -49,6 +49,9 @@ pub struct FailedSend {
     elapsed: Duration,
     reason: &'static str,
     attempts: Vec<Attempt>,
+    /// Attempts in all, of which not all are listed if there were very many.
+    begun: u32,
+    forgotten_unknown: bool,
 }
 
 impl FailedSend {
@@ -59,11 +62,23 @@ impl FailedSend {
         reason: &'static str,
         attempts: Vec<Attempt>,
     ) -> Self {
+        let begun = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         Self {
             topic,
             elapsed,
             reason,
             attempts,
+            begun,
+            forgotten_unknown: false,
+        }
+    }
+
+    /// Says that there were more attempts than are listed, and whether one of those may have stored the message.
+    pub(crate) fn with_forgotten(self, begun: u32, forgotten_unknown: bool) -> Self {
+        Self {
+            begun,
+            forgotten_unknown,
+            ..self
         }
     }
 
@@ -77,7 +92,13 @@ impl FailedSend {
         self.elapsed
     }
 
-    /// Every attempt, in the order in which they were begun.
+    /// How many attempts were begun.
+    pub fn attempts_begun(&self) -> u32 {
+        self.begun
+    }
+
+    /// Every attempt, in the order in which they were begun. Of a send with a delivery timeout, which can have hundreds, the
+    /// first and the latest ones.
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
@@ -91,7 +112,7 @@ impl FailedSend {
     /// it, else not stored.
     pub fn delivery(&self) -> Delivery {
         let verdicts = || self.attempts.iter().map(|attempt| attempt.error.delivery());
-        if verdicts().any(|verdict| verdict == Delivery::Unknown) {
+        if self.forgotten_unknown || verdicts().any(|verdict| verdict == Delivery::Unknown) {
             Delivery::Unknown
         } else if verdicts().any(|verdict| verdict == Delivery::Refused) {
             Delivery::Refused
@@ -108,12 +129,13 @@ impl fmt::Display for FailedSend {
             elapsed,
             reason,
             attempts,
+            begun,
+            ..
         } = self;
-        let plural = if attempts.len() == 1 { "" } else { "s" };
+        let plural = if *begun == 1 { "" } else { "s" };
         write!(
             f,
-            "sending to topic {topic} failed after {elapsed:.1?} and {} attempt{plural} ({}; {reason}):",
-            attempts.len(),
+            "sending to topic {topic} failed after {elapsed:.1?} and {begun} attempt{plural} ({}; {reason}):",
             self.delivery()
         )?;
         attempts.iter().enumerate().try_for_each(|(number, attempt)| {

@@ -93,6 +93,8 @@ pub enum Phase {
     Reply,
     /// For a pause before the next attempt to be over.
     BackOff,
+    /// For the ordered messages before it in the same queue.
+    Order,
 }
 
 impl fmt::Display for Phase {
@@ -104,6 +106,7 @@ impl fmt::Display for Phase {
             Self::Write => "writing the request",
             Self::Reply => "waiting for the reply",
             Self::BackOff => "pausing before the next attempt",
+            Self::Order => "waiting behind the ordered messages before it",
         })
     }
 }
@@ -156,6 +159,13 @@ pub(crate) fn is_access_refusal(code: ResponseCode, remark: &str) -> bool {
         ResponseCode::NO_PERMISSION => !remark.contains("forbidden"),
         _ => false,
     }
+}
+
+/// Whether a broker refused because it has too much to do: another try may help, but not at once.
+pub(crate) fn is_busy_refusal(code: ResponseCode, remark: &str) -> bool {
+    // 4.x says so of a busy page cache with code 1.
+    code == ResponseCode::SYSTEM_BUSY
+        || code == ResponseCode::SYSTEM_ERROR && remark.contains("[PC_SYNCHRONIZED]")
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ mod delivery;
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub use attempts::{Attempt, FailedSend};
-pub(crate) use delivery::is_access_refusal;
 pub use delivery::{Delivery, Phase, Written};
+pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
 
 use crate::code::ResponseCode;
 
@@ -99,6 +99,12 @@ pub enum Error {
     Failed(Box<FailedSend>),
     /// The producer is shut down, or was shut down before the send could be attempted.
     ShutDown,
+    /// An ordered message before this one in the same queue ended without a verdict, so whether this one may follow cannot be
+    /// told. It has not been sent.
+    OrderEnded {
+        /// The queue whose order ended, as `topic@broker#id`.
+        queue: Arc<str>,
+    },
     /// The operating system refused a thread.
     Thread {
         /// What the thread was for.
@@ -120,6 +126,7 @@ impl Error {
             | Self::NoRoute { .. }
             | Self::Connect { .. }
             | Self::ShutDown
+            | Self::OrderEnded { .. }
             | Self::Thread { .. } => Delivery::NotStored,
             Self::ConnectionLost { written, .. }
             | Self::Timeout { written, .. }
@@ -147,6 +154,17 @@ impl Error {
         }
     }
 
+    /// Whether the cluster may get over it, without anything being changed here.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::NameServersUnreachable { .. }
+                | Self::NoRoute { .. }
+                | Self::Timeout { .. }
+                | Self::Connect { .. }
+        )
+    }
+
     /// The attempts of a failed send, none if it failed before the first.
     pub fn attempts(&self) -> &[Attempt] {
         match self {
@@ -166,7 +184,7 @@ impl Error {
     }
 }
 
-/// Text from a peer made fit for logs: control characters escaped, at most [`LONGEST_REMARK`] bytes or so.
+/// Text from a peer made fit for logs: control characters escaped, at most 1 KiB or so.
 pub(crate) fn printable(text: &str) -> String {
     const LONGEST_REMARK: usize = 1024;
     let mut shown = String::with_capacity(text.len().min(LONGEST_REMARK));
@@ -242,6 +260,10 @@ impl fmt::Display for Error {
             }
             Self::Failed(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),
+            Self::OrderEnded { queue } => write!(
+                f,
+                "not sent: the outcome of an ordered message before it in queue {queue} is unknown, which ends the order"
+            ),
             Self::Thread { purpose, source } => write!(f, "cannot start a thread for {purpose}: {source}"),
         }
     }

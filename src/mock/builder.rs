@@ -1,12 +1,13 @@
 //! How a cluster is to be, and its start: sockets first, so that every address is known, then the threads.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
 use super::MockCluster;
 use super::dialect::ServerVersion;
-use super::server::{Role, RunningServer};
+use super::rules::ServerId;
+use super::server::RunningServer;
 use super::shared::{BrokerPlace, Shared};
 use super::store::Store;
 use super::topics::Topics;
@@ -136,11 +137,11 @@ impl MockClusterBuilder {
         let brokers = listen(self.brokers)?;
         let places: Vec<BrokerPlace> = ('a'..='z')
             .zip(&brokers)
-            .map(|(letter, (_, address))| BrokerPlace {
-                name: format!("broker-{letter}").into(),
-                address: *address,
+            .map(|(letter, listener)| {
+                let port = listener.local_addr()?.port();
+                Ok(BrokerPlace::new(format!("broker-{letter}").into(), port))
             })
-            .collect();
+            .collect::<io::Result<_>>()?;
         let names: Vec<Arc<str>> = places.iter().map(|place| Arc::clone(&place.name)).collect();
         let template_queues = self.auto_create_topics.then_some(self.queues_per_topic);
         let shared = Arc::new(Shared::new(
@@ -156,29 +157,32 @@ impl MockClusterBuilder {
             name_servers: Vec::new(),
             brokers: Vec::new(),
         };
-        for (index, (name, (listener, _))) in names.into_iter().zip(brokers).enumerate() {
+        for (index, (name, listener)) in names.into_iter().zip(brokers).enumerate() {
             let shared = Arc::clone(&shared);
-            cluster
-                .brokers
-                .push(RunningServer::start(name, Role::Broker(index), listener, shared)?);
+            cluster.brokers.push(RunningServer::start(
+                name,
+                ServerId::Broker(index),
+                listener,
+                shared,
+            )?);
         }
-        for (number, (listener, _)) in (1..).zip(name_servers) {
-            let name = format!("name-server-{number}").into();
+        for (index, listener) in name_servers.into_iter().enumerate() {
+            let name = format!("name-server-{}", index + 1).into();
             let shared = Arc::clone(&shared);
-            cluster
-                .name_servers
-                .push(RunningServer::start(name, Role::NameServer, listener, shared)?);
+            cluster.name_servers.push(RunningServer::start(
+                name,
+                ServerId::NameServer(index),
+                listener,
+                shared,
+            )?);
         }
         Ok(cluster)
     }
 }
 
 /// Opens this many listening sockets on free ports.
-fn listen(count: usize) -> io::Result<Vec<(TcpListener, SocketAddr)>> {
-    let open = |_| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    (0..count).map(open).collect()
+fn listen(count: usize) -> io::Result<Vec<TcpListener>> {
+    (0..count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect()
 }

@@ -80,13 +80,12 @@ impl MockMessage {
                 .map(|property| &*property.1)
         };
         let broker = shared.brokers.get(record.broker);
-        let broker_address = broker.map_or(record.born_host, |broker| broker.address);
         MockMessage {
             topic: topic.to_owned(),
             body: record.body().to_vec(),
             tags: find(property::TAGS).map(str::to_owned),
             keys: find(property::KEYS).map_or_else(Vec::new, |keys| {
-                keys.split(' ')
+                keys.split(property::KEY_SEPARATOR)
                     .filter(|key| !key.is_empty())
                     .map(str::to_owned)
                     .collect()
@@ -97,7 +96,7 @@ impl MockMessage {
             queue_id: record.queue_id,
             queue_offset: record.queue_offset,
             message_id: find(property::UNIQ_KEY).and_then(MessageId::from_text),
-            offset_message_id: offset_message_id(broker_address, record.physical_offset),
+            offset_message_id: offset_message_id(record.broker_address(), record.physical_offset),
             born_timestamp_ms: record.born_timestamp_ms,
             born_host: record.born_host,
             store_timestamp_ms: record.store_timestamp_ms,

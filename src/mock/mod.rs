@@ -25,6 +25,46 @@
 //! and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
 //! does not know.
 //!
+//! # What goes wrong on demand
+//!
+//! A test tells a server what to do with which requests: how often, before or after they have their effect.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rocketmq_producer::{Delivery, Message, Producer, RequestCode, ResponseCode, mock::MockCluster};
+//!
+//! let cluster = MockCluster::start(1)?;
+//! let producer = Producer::builder("group").name_servers(cluster.name_servers()).retries(0).start()?;
+//! let sends = || cluster.broker("broker-a").on(RequestCode::SEND_MESSAGE_V2);
+//! // Refused once.
+//! sends().once().reply(ResponseCode::SYSTEM_BUSY, "[PC_SYNCHRONIZED]broker busy");
+//! let error = producer.send(&Message::new("orders", "first")?).expect_err("the broker is busy");
+//! assert_eq!(error.delivery(), Delivery::Refused);
+//! // Stored, and the connection is reset before the answer.
+//! sends().once().after_store().reset();
+//! let error = producer.send(&Message::new("orders", "second")?).expect_err("the answer is lost");
+//! assert_eq!(error.delivery(), Delivery::Unknown);
+//! assert_eq!(cluster.message_count("orders"), 1);
+//! // Silent until told otherwise.
+//! let silence = cluster.name_server(0).on(RequestCode::GET_ROUTEINFO_BY_TOPIC).always().silence();
+//! silence.clear();
+//! cluster.assert_no_rule_left();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | a test says | of |
+//! |---|---|
+//! | which requests, how often, at which moment, and what happens | [`MockRuleBuilder`] |
+//! | what happens, step by step, or by a closure | [`MockAction`], [`MockRuleBuilder::respond_with`] |
+//! | down, paused, unreachable, going away, moved, out of the routes; other queues and permissions | [`MockServer`] |
+//! | a request to the clients | [`MockServer::push`] |
+//!
+//! What became of it is seen in [`MockCluster::messages`], [`MockCluster::copies_by_message_id`],
+//! [`MockCluster::request_log`] and [`MockRule::taken`]; [`MockCluster::wait_until`] waits for it. Nothing here is left to
+//! chance: the same script and the same requests in the same order give the same answers. Times are kept by threads of
+//! their own, and a cluster that is dropped waits for none of them. A cluster without a script is not slowed down by the
+//! possibility.
+//!
 //! # What it does not do
 //!
 //! - Delayed, timed and half messages are stored like any other, under the topic they were sent to. Requests to end
@@ -33,38 +73,61 @@
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
 //! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
 //! - A broker does not close a connection that sends no heartbeat.
+//! - Routes name a broker that is down until it is hidden from them. Topics have one permission and number of queues
+//!   per broker, and name servers never disagree, but by a rule with a route of its own.
+//! - A paused broker may have read one buffer more of each connection than one that is halted by a signal.
+//! - A broker that is taken down loses nothing that it had answered: there is no disk to lose it.
+//! - A batch of more than about 30 000 messages is stored, but its answer is over this library's limit for headers:
+//!   the connection is closed instead.
 
 // Imports `wire`, `message` and `code` only: what tests the client must not be built from it.
 
+mod action;
 mod broker;
 mod builder;
 mod clients;
 mod connection;
+mod controls;
 mod dialect;
 mod events;
+mod line;
 mod message;
 mod name_server;
+mod push;
 mod reply;
+mod requests;
+mod rule_builder;
+mod rules;
+mod scripted;
 mod send_message;
 mod server;
 mod shared;
 mod store;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::action::MockAction;
 pub use self::builder::MockClusterBuilder;
 pub use self::clients::MockClient;
 pub use self::connection::MockConnection;
+pub use self::controls::MockServer;
 pub use self::dialect::ServerVersion;
 pub use self::message::MockMessage;
+pub use self::push::{MockAnswer, MockPush, MockPushBuilder};
+pub use self::requests::MockRequest;
+pub use self::rule_builder::MockRuleBuilder;
+pub use self::rules::MockRule;
 
 use self::server::RunningServer;
 use self::shared::Shared;
 use crate::code::RequestCode;
+use crate::message::property;
+use crate::wire::properties;
 
 /// A running embedded cluster. Dropping it ends every connection and thread and frees the ports.
 ///
@@ -131,7 +194,7 @@ impl MockCluster {
             .brokers
             .iter()
             .find(|broker| *broker.name == *broker_name)
-            .map(|broker| broker.address)
+            .map(shared::BrokerPlace::address)
     }
 
     /// Creates a topic on every broker, readable and writable, or changes the number of its queues. Any name is
@@ -156,6 +219,29 @@ impl MockCluster {
             .iter()
             .map(|record| MockMessage::new(&self.shared, topic, record))
             .collect()
+    }
+
+    /// How many copies of each message the brokers have stored for a topic, by the sender's message id (`UNIQ_KEY`). More
+    /// than 1: it was sent again after its first copy was stored. Messages without an id are left out.
+    ///
+    /// ```
+    /// use rocketmq_producer::{Message, Producer, mock::MockCluster};
+    ///
+    /// let cluster = MockCluster::start(1)?;
+    /// let producer = Producer::builder("group").name_servers(cluster.name_servers()).start()?;
+    /// let result = producer.send(&Message::new("orders", "first")?)?;
+    /// assert_eq!(cluster.copies_by_message_id("orders")[result.message_id.as_str()], 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn copies_by_message_id(&self, topic: &str) -> BTreeMap<String, usize> {
+        let mut copies = BTreeMap::new();
+        for record in self.shared.store.records(topic) {
+            let rules = self.shared.version.reading_rules();
+            if let Some(id) = properties::find(record.properties(), property::UNIQ_KEY, rules) {
+                *copies.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        copies
     }
 
     /// How many messages the brokers have stored for a topic. Costs nothing, unlike counting [`Self::messages`].
@@ -231,8 +317,8 @@ impl Drop for MockCluster {
         for running in self.servers() {
             running.begin_stop();
         }
-        for running in self.brokers.drain(..).chain(self.name_servers.drain(..)) {
-            running.join();
+        for running in self.servers() {
+            running.stop(false);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::header::Header;
-use crate::wire::json::{write_integer, write_string};
+use crate::wire::json_text::{write_integer, write_string};
 use crate::wire::request::route::ReceivedGetRoute;
 
 use super::dialect::ServerVersion;
@@ -52,6 +52,7 @@ fn route(shared: &Shared, header: &Header<'_>) -> Reply {
         .by_broker(&request.topic)
         .into_iter()
         .filter_map(|(broker, settings)| Some((shared.brokers.get(broker)?, settings)))
+        .filter(|(broker, _)| !broker.is_hidden())
         .collect();
     if queues.is_empty() {
         return no_route(Some(&request.topic));
@@ -106,7 +107,7 @@ fn route_data(
 /// `ClusterInfo`: integer keys are bare on every release.
 fn cluster_info(brokers: &[BrokerPlace]) -> Vec<u8> {
     let mut out = b"{\"brokerAddrTable\":{".to_vec();
-    for (position, broker) in brokers.iter().enumerate() {
+    for (position, broker) in listed(brokers).enumerate() {
         comma(&mut out, position);
         write_string(&mut out, &broker.name);
         out.push(b':');
@@ -116,7 +117,7 @@ fn cluster_info(brokers: &[BrokerPlace]) -> Vec<u8> {
     out.extend_from_slice(b"},\"clusterAddrTable\":{");
     write_string(&mut out, CLUSTER_NAME);
     out.extend_from_slice(b":[");
-    for (position, broker) in brokers.iter().enumerate() {
+    for (position, broker) in listed(brokers).enumerate() {
         comma(&mut out, position);
         write_string(&mut out, &broker.name);
     }
@@ -124,12 +125,16 @@ fn cluster_info(brokers: &[BrokerPlace]) -> Vec<u8> {
     out
 }
 
+fn listed(brokers: &[BrokerPlace]) -> impl Iterator<Item = &BrokerPlace> {
+    brokers.iter().filter(|broker| !broker.is_hidden())
+}
+
 /// `BrokerData` without its closing brace.
 fn write_broker(out: &mut Vec<u8>, broker: &BrokerPlace, master: &str) {
     out.extend_from_slice(b"{\"brokerAddrs\":{");
     out.extend_from_slice(master.as_bytes());
     out.push(b':');
-    write_string(out, &broker.address.to_string());
+    write_string(out, &broker.address().to_string());
     out.extend_from_slice(b"},\"brokerName\":");
     write_string(out, &broker.name);
     out.extend_from_slice(b",\"cluster\":");
@@ -147,10 +152,7 @@ mod tests {
     use super::*;
 
     fn broker(name: &str, port: u16) -> BrokerPlace {
-        BrokerPlace {
-            name: name.into(),
-            address: ([127, 0, 0, 1], port).into(),
-        }
+        BrokerPlace::new(name.into(), port)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! it adds, the store, the reply. Refusals' texts are in `dialect`.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,9 +20,6 @@ use super::reply::{Reply, ReplyFields, StoredFields};
 use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
 use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
-
-/// Wait until the message is flushed and replicated (`MessageConst.PROPERTY_WAIT_STORE_MSG_OK`).
-const WAIT: &str = "WAIT";
 
 /// The cluster that stored a message (`MessageConst.PROPERTY_CLUSTER`).
 const CLUSTER: &str = "CLUSTER";
@@ -96,58 +94,21 @@ fn store(
     send: &ReceivedSend<'_>,
     body: &[u8],
 ) -> Result<StoredFields, Reply> {
-    let broker_index = session.origin.broker;
-    let (Some(broker), version) = (shared.brokers.get(broker_index), shared.version) else {
+    let Some(broker) = shared.brokers.get(session.origin.broker) else {
         return Err(Reply::refusal(
             ResponseCode::SYSTEM_ERROR,
             "no such broker",
             ReplyFields::None,
         ));
     };
-    let refuse = |(code, remark): (ResponseCode, String)| Reply::refusal(code, remark, ReplyFields::Region);
-    version.check_topic(&send.topic).map_err(refuse)?;
-    let queues = send.default_topic_queue_nums;
-    let found = shared.topics.find_or_create(
-        broker_index,
-        &send.topic,
-        &send.default_topic,
-        queues,
-        send.unit_mode,
-    );
-    let Some((topic, settings)) = found else {
-        return Err(refuse((
-            ResponseCode::TOPIC_NOT_EXIST,
-            version.no_topic(&send.topic),
-        )));
-    };
-    let queue_id = choose_queue(shared, session, send, settings)?;
-    let too_large = || refuse(version.message_illegal(shared.max_message_size));
-
+    let broker_address = broker.address();
+    let (topic, queue_id) = check_target(shared, session, send)?;
     let now = now_ms();
-    let (items, unique_key) = if send.batch {
-        (batch_items(version, send, body)?, None)
-    } else {
-        let (properties, unique_key) = stored_properties(shared, broker, &send.properties, now);
-        (
-            vec![OwnedItem {
-                flag: send.flag,
-                body,
-                properties,
-            }],
-            unique_key,
-        )
-    };
-    let longest = items.iter().map(|item| item.properties.len()).max().unwrap_or(0);
-    // 4.7.0 compares the whole record with the limit (`CommitLog`), later releases only the body.
-    let size = match version {
-        ServerVersion::V4_7_0 if !send.batch => Store::record_length(&topic, body.len(), longest),
-        _ => body.len(),
-    };
-    if size > shared.max_message_size || longest > MAX_PROPERTIES_LENGTH {
-        return Err(too_large());
-    }
+    let (owned, transaction_id) = items(shared, broker, send, body, now)?;
+    check_size(shared, send, &topic, body, &owned)?;
     let incoming = Incoming {
-        broker: broker_index,
+        broker: session.origin.broker,
+        broker_port: broker_address.port(),
         topic: &topic,
         queue_id,
         sys_flag: send.sys_flag,
@@ -157,25 +118,96 @@ fn store(
         store_timestamp_ms: i64::try_from(now).unwrap_or(i64::MAX),
         producer_group: &session.producer_group,
     };
-    let lent: Vec<Item<'_>> = items.iter().map(OwnedItem::lend).collect();
+    let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
     let place = shared
         .store
-        .put(&incoming, &lent)
-        .map_err(|_full| refuse(version.disk_full()))?;
+        .put(&incoming, &items)
+        .map_err(|_full| refuse(shared.version.disk_full()))?;
     Ok(StoredFields {
-        message_ids: message_ids(broker, &topic, place.physical_offset, &lent),
+        message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id: match (version, send.batch) {
-            // 5.5.0 echoes the unique key, of a batch that of its header.
-            (ServerVersion::V5_5_0, false) => unique_key,
-            (ServerVersion::V5_5_0, true) => {
-                let rules = version.reading_rules();
-                properties::find(&send.properties, property::UNIQ_KEY, rules).map(str::to_owned)
-            }
-            (ServerVersion::V4_7_0 | ServerVersion::V4_9_7, _) => None,
-        },
+        transaction_id,
     })
+}
+
+/// A refusal from behind the point where the broker names its region.
+fn refuse((code, remark): (ResponseCode, String)) -> Reply {
+    Reply::refusal(code, remark, ReplyFields::Region)
+}
+
+/// The topic, which may be created now, and the queue.
+fn check_target(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+) -> Result<(Arc<str>, u32), Reply> {
+    shared.version.check_topic(&send.topic).map_err(refuse)?;
+    let found = shared.topics.find_or_create(
+        session.origin.broker,
+        &send.topic,
+        &send.default_topic,
+        send.default_topic_queue_nums,
+        send.unit_mode,
+    );
+    let (topic, settings) = found.ok_or_else(|| {
+        refuse((
+            ResponseCode::TOPIC_NOT_EXIST,
+            shared.version.no_topic(&send.topic),
+        ))
+    })?;
+    let queue_id = choose_queue(shared, session, send, settings)?;
+    Ok((topic, queue_id))
+}
+
+/// The messages of a send as they are to be kept, and the transaction id to answer with: 5.5.0 echoes the unique key,
+/// of a batch that of its header.
+fn items<'a>(
+    shared: &Shared,
+    broker: &BrokerPlace,
+    send: &'a ReceivedSend<'_>,
+    body: &'a [u8],
+    now: u64,
+) -> Result<(Vec<OwnedItem<'a>>, Option<String>), Reply> {
+    let version = shared.version;
+    if send.batch {
+        let unique_key = match version {
+            ServerVersion::V4_7_0 | ServerVersion::V4_9_7 => None,
+            ServerVersion::V5_5_0 => {
+                properties::find(&send.properties, property::UNIQ_KEY, version.reading_rules())
+            }
+        };
+        return Ok((batch_items(version, send, body)?, unique_key.map(str::to_owned)));
+    }
+    let (properties, unique_key) = stored_properties(shared, broker, &send.properties, now);
+    Ok((
+        vec![OwnedItem {
+            flag: send.flag,
+            body,
+            properties,
+        }],
+        unique_key,
+    ))
+}
+
+/// Refuses what is too large: 4.7.0 compares the whole record with the limit (`CommitLog`), later releases only the
+/// body, and all of them a batch's body.
+fn check_size(
+    shared: &Shared,
+    send: &ReceivedSend<'_>,
+    topic: &str,
+    body: &[u8],
+    items: &[OwnedItem<'_>],
+) -> Result<(), Reply> {
+    let longest = items.iter().map(|item| item.properties.len()).max().unwrap_or(0);
+    let size = match shared.version {
+        ServerVersion::V4_7_0 if !send.batch => Store::record_length(topic, body.len(), longest),
+        _ => body.len(),
+    };
+    if size > shared.max_message_size || longest > MAX_PROPERTIES_LENGTH {
+        return Err(refuse(shared.version.message_illegal(shared.max_message_size)));
+    }
+    Ok(())
 }
 
 /// The queue that was asked for, or one of the broker's choice for a negative id.
@@ -263,7 +295,7 @@ fn append<'a>(own: &'a str, more: &str) -> Cow<'a, str> {
     if more.is_empty() {
         return Cow::Borrowed(own);
     }
-    let separator = properties::PROPERTY_SEPARATOR;
+    let separator = property::PROPERTY_SEPARATOR;
     let needs_separator = !own.is_empty() && !own.ends_with(separator);
     let mut all = String::with_capacity(own.len() + more.len() + 1);
     all.push_str(own);
@@ -288,7 +320,7 @@ fn stored_properties<'a>(
             let mut list = properties::parse(sent, version.reading_rules());
             set(&mut list, CLUSTER, CLUSTER_NAME);
             // It waits as asked, and saves the nine bytes.
-            list.retain(|property| property.0 != WAIT);
+            list.retain(|property| property.0 != property::WAIT);
             (Cow::Owned(encode(version, &list)), None)
         }
         ServerVersion::V5_5_0 => {
@@ -332,21 +364,22 @@ fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String
     let [.., counter_high, counter_low] = shared.next_unique_key().to_be_bytes();
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
-    let tag = u32::from(broker.address.port());
-    unique_key(broker.address.ip(), pid, tag, id_milliseconds(now), counter)
+    let address = broker.address();
+    let tag = u32::from(address.port());
+    unique_key(address.ip(), pid, tag, id_milliseconds(now), counter)
         .as_str()
         .to_owned()
 }
 
 /// Offset message ids of records that lie one behind the other, comma-separated.
-fn message_ids(broker: &BrokerPlace, topic: &str, first_offset: u64, items: &[Item<'_>]) -> String {
+fn message_ids(broker_address: SocketAddr, topic: &str, first_offset: u64, items: &[Item<'_>]) -> String {
     let mut offset = first_offset;
     let mut ids = String::with_capacity(items.len().saturating_mul(33));
     for item in items {
         if !ids.is_empty() {
             ids.push(',');
         }
-        ids.push_str(offset_message_id(broker.address, offset).as_str());
+        ids.push_str(offset_message_id(broker_address, offset).as_str());
         let length = Store::record_length(topic, item.body.len(), item.properties.len());
         offset = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
     }

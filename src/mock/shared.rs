@@ -1,12 +1,13 @@
 //! What the servers of one embedded cluster have in common. Data only; each part has a lock of its own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use super::clients::Clients;
 use super::dialect::ServerVersion;
 use super::events::Events;
+use super::rules::Faults;
 use super::store::Store;
 use super::topics::Topics;
 
@@ -17,10 +18,38 @@ pub(super) const CLUSTER_NAME: &str = "DefaultCluster";
 pub(super) const REGION_ID: &str = "DefaultRegion";
 
 /// A broker as the others know it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct BrokerPlace {
     pub(super) name: Arc<str>,
-    pub(super) address: SocketAddr,
+    port: AtomicU16,
+    is_hidden: AtomicBool,
+}
+
+impl BrokerPlace {
+    pub(super) fn new(name: Arc<str>, port: u16) -> BrokerPlace {
+        BrokerPlace {
+            name,
+            port: AtomicU16::new(port),
+            is_hidden: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port.load(Ordering::SeqCst)).into()
+    }
+
+    pub(super) fn moved_to(&self, port: u16) {
+        self.port.store(port, Ordering::SeqCst);
+    }
+
+    /// Whether name servers leave it out.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.is_hidden.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn hide(&self, is_hidden: bool) {
+        self.is_hidden.store(is_hidden, Ordering::SeqCst);
+    }
 }
 
 /// State of the cluster.
@@ -34,6 +63,7 @@ pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) clients: Clients,
     pub(super) events: Events,
+    pub(super) faults: Faults,
     next_queue: AtomicU32,
     next_unique_key: AtomicU32,
 }
@@ -54,6 +84,7 @@ impl Shared {
             store,
             clients: Clients::default(),
             events: Events::default(),
+            faults: Faults::default(),
             next_queue: AtomicU32::new(0),
             next_unique_key: AtomicU32::new(0),
         }

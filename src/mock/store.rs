@@ -6,7 +6,7 @@
 //! Rule: copies of bodies are made before the lock is taken and parsed after it is given back.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +20,8 @@ const RECORDS_PER_SEGMENT: usize = 4_096;
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) broker: usize,
+    /// Where the broker was then.
+    broker_port: u16,
     pub(super) queue_id: u32,
     pub(super) queue_offset: u64,
     pub(super) physical_offset: u64,
@@ -39,6 +41,11 @@ impl Record {
         self.bytes.get(..self.body_length).unwrap_or_default()
     }
 
+    /// The address of the broker when it stored the message.
+    pub(super) fn broker_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.broker_port).into()
+    }
+
     /// Property text.
     pub(super) fn properties(&self) -> &str {
         let text = self.bytes.get(self.body_length..).unwrap_or_default();
@@ -50,6 +57,7 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Incoming<'a> {
     pub(super) broker: usize,
+    pub(super) broker_port: u16,
     pub(super) topic: &'a Arc<str>,
     pub(super) queue_id: u32,
     pub(super) sys_flag: i32,
@@ -184,6 +192,7 @@ impl Store {
         for (item, (bytes, length)) in items.iter().zip(kept) {
             log.push(Record {
                 broker: incoming.broker,
+                broker_port: incoming.broker_port,
                 queue_id: incoming.queue_id,
                 queue_offset: place.queue_offset,
                 physical_offset: place.physical_offset,
@@ -255,6 +264,7 @@ mod tests {
         let (topic, producer_group) = (Arc::from(topic), Arc::from("g"));
         let incoming = Incoming {
             broker,
+            broker_port: 0,
             topic: &topic,
             queue_id,
             sys_flag: 0,

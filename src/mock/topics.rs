@@ -75,6 +75,22 @@ impl Topics {
             .insert(topic.into(), vec![Some(settings); self.brokers]);
     }
 
+    /// Changes what one broker knows of a topic, which it gets if it has not got it.
+    pub(super) fn change(&self, broker: usize, topic: &str, queues: Option<u32>, perm: Option<u32>) {
+        let mut table = self.table.write();
+        let by_broker = table
+            .entry(topic.into())
+            .or_insert_with(|| vec![None; self.brokers]);
+        if let Some(place) = by_broker.get_mut(broker) {
+            let settings = place.get_or_insert(TopicSettings::new(0, PERM_READ_WRITE, 0));
+            if let Some(queues) = queues {
+                settings.read_queue_nums = queues;
+                settings.write_queue_nums = queues;
+            }
+            settings.perm = perm.unwrap_or(settings.perm);
+        }
+    }
+
     pub(super) fn delete(&self, topic: &str) {
         self.table.write().remove(topic);
     }

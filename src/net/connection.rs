@@ -8,27 +8,30 @@
 //! 4. What was on its way at the end is reported by how much of it was written.
 
 use std::{
-    io::{self, Read},
+    io,
     net::{Shutdown, TcpStream},
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
 
-pub(crate) use super::{in_flight::Alarm, outgoing::Manner};
+mod reader;
+
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
-    in_flight::{Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
-    outgoing::{Next, Outgoing, Owner, Rejected, Remains, WRITE_TICK},
-    sync::{AtomicU64, Mutex, Ordering},
+    in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    meter::Meter,
+    outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter},
 };
 use crate::{
-    code::{RequestCode, ResponseCode},
-    error::{Error, Phase, Written, printable},
+    code::RequestCode,
+    error::{Error, Phase, Written},
     wire::{
         WireError,
-        frame::{FrameBuffer, FrameRef, Serialization},
-        header::{Envelope, FLAG_ONEWAY, FLAG_RESPONSE, FieldWriter, Header, Language, encode_frame},
+        frame::Serialization,
+        header::{Envelope, FLAG_ONEWAY, FieldWriter, Language, encode_frame},
     },
 };
 
@@ -40,8 +43,8 @@ pub(crate) struct ConnectionSettings {
     pub(crate) serialization: Serialization,
     /// Requests that may wait for their reply at once.
     pub(crate) in_flight_limit: usize,
-    /// A connection that has received nothing for so long after a request, or only part of a frame, is given up: its peer
-    /// may be gone without a word.
+    /// A connection that has received nothing for so long since it was asked something is given up when a request gets no
+    /// answer: its peer may be gone without a word.
     pub(crate) half_open_after: Duration,
 }
 
@@ -51,17 +54,6 @@ pub(crate) trait Events: Send + Sync {
     fn alarm_set(&self, at: Instant);
     /// The connection has ended. Called once, before its waiters are told.
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug)]
-pub(crate) enum EndCause {
-    /// The operating system or the peer ended it.
-    Io(Arc<io::Error>),
-    /// The peer sent something that is not the protocol.
-    Protocol(Arc<str>),
-    /// The producer closed it.
-    Closed,
 }
 
 /// A request to send.
@@ -106,13 +98,14 @@ pub(crate) struct Connection {
     outgoing: Outgoing,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
-    /// Microseconds since `epoch` when a byte came last.
-    received: AtomicU64,
-    /// Microseconds since `epoch` when the frame began whose rest has not come, `u64::MAX` if there is none.
-    frame_began: AtomicU64,
+    /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
+    unheard_since: AtomicMoment,
+    /// The peer has sent a frame.
+    spoken: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
+    meter: Arc<Meter>,
 }
 
 /// Why a request was not put into the outgoing buffer.
@@ -129,6 +122,7 @@ impl Connection {
         address: Arc<str>,
         settings: ConnectionSettings,
         events: Arc<dyn Events>,
+        meter: Arc<Meter>,
     ) -> io::Result<Arc<Self>> {
         // Requests are small and wait for an answer: never for company.
         stream.set_nodelay(true)?;
@@ -143,11 +137,12 @@ impl Connection {
             settings,
             events,
             cause: OnceLock::new(),
-            received: AtomicU64::new(0),
-            frame_began: AtomicU64::new(u64::MAX),
+            unheard_since: AtomicMoment::new(Moment::NEVER),
+            spoken: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
+            meter,
         });
         let reader = Arc::clone(&connection);
         let name = format!("rmq-reader {}", connection.address);
@@ -174,18 +169,40 @@ impl Connection {
         &self.counters
     }
 
-    /// Requests that wait for their reply.
-    pub(crate) fn waiting(&self) -> usize {
-        self.in_flight.waiting()
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
-    pub(crate) fn oneway_unwritten(&self) -> usize {
-        self.outgoing.oneway_unwritten()
+    /// Bytes that are not written yet.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.outgoing.unwritten_bytes()
     }
 
-    /// Blocks until all one-way messages are written, the connection has ended, or `until` is over.
-    pub(crate) fn wait_until_written(&self, until: Instant) {
-        self.outgoing.wait_until_written(until);
+    /// Whether nothing is on its way, in either direction.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.waiting() == 0 && self.outgoing.is_empty()
+    }
+
+    /// Whether the peer has shown that it speaks the protocol.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// How a request is handed over by someone who must not wait.
+    pub(crate) fn immediately(&self) -> Manner {
+        Manner::Immediate {
+            alone: self.in_flight.waiting() == 0,
+        }
+    }
+
+    /// Blocks until all frames that are here now are written, the connection has ended, or `until` is over. Gives back how
+    /// many one-way ones are not written then.
+    pub(crate) fn wait_until_written(&self, until: Instant) -> usize {
+        self.outgoing.wait_until_written(until)
     }
 
     /// Registers and sends a request. After `Ok` its waiter is completed exactly once, maybe before this returns; after
@@ -196,9 +213,11 @@ impl Connection {
         waiting: &Waiting<'_>,
         manner: Manner,
     ) -> Result<i32, Error> {
-        let now = Instant::now();
+        let began = Instant::now();
         let mut opaque = 0;
+        let is_attempt = waiting.waiter.judge().is_some();
         let next = self.outgoing.append(manner, request.body.len(), |out| {
+            let now = Instant::now();
             opaque = self
                 .in_flight
                 .register(waiting.waiter, waiting.ticket, waiting.alarm, now)
@@ -219,7 +238,11 @@ impl Connection {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
-            Ok(Owner::Request(opaque))
+            if is_attempt {
+                self.meter.begun();
+            }
+            self.unheard_since.set_if_never(Moment::new(self.epoch, now));
+            Ok(Some(opaque))
         });
         match next {
             Ok(next) => {
@@ -229,7 +252,13 @@ impl Connection {
                 self.carry_out(next);
                 Ok(opaque)
             }
-            Err(rejected) => Err(self.rejection(rejected, now)),
+            Err(rejected) => {
+                let error = self.rejection(rejected, began);
+                if is_attempt && !matches!(error, Error::InvalidMessage { .. }) {
+                    self.meter.turned_away(&error);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -253,10 +282,11 @@ impl Connection {
                     request.body,
                 )
                 .map_err(Unwritten::Wire)?;
-                Ok(Owner::Oneway)
+                Ok(None)
             });
         match next {
             Ok(next) => {
+                self.meter.oneway_accepted();
                 self.carry_out(next);
                 Ok(())
             }
@@ -270,7 +300,11 @@ impl Connection {
             return Cancelled::TooLate;
         };
         let written = self.outgoing.withdraw(opaque);
-        self.suspect(&entry, written);
+        let waited = entry.registered.until(Moment::new(self.epoch, Instant::now()));
+        self.count_unanswered(&entry, &self.timeout(written, waited));
+        if written == Written::All {
+            self.suspect();
+        }
         Cancelled::Waiting(written)
     }
 
@@ -281,14 +315,23 @@ impl Connection {
 
     /// Tells those whose time is over.
     pub(crate) fn look_at_alarms(self: &Arc<Self>, now: Instant) {
-        for due in self.in_flight.due(now) {
+        let due = self.in_flight.due(now);
+        // All are withdrawn before the first is told, so that what the first does about it spoils no other's verdict.
+        let withdraw = |due: &Due| match due {
+            Due::Share(..) => None,
+            Due::Over(entry) => Some(self.outgoing.withdraw(entry.opaque)),
+        };
+        let written: Vec<_> = due.iter().map(withdraw).collect();
+        if written.contains(&Some(Written::All)) {
+            self.suspect();
+        }
+        for (due, written) in due.into_iter().zip(written) {
             match due {
                 Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue),
                 Due::Over(entry) => {
-                    let written = self.outgoing.withdraw(entry.opaque);
-                    self.suspect(&entry, written);
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
-                    let error = self.timeout(written, waited);
+                    let error = self.timeout(written.unwrap_or(Written::All), waited);
+                    self.count_unanswered(&entry, &error);
                     entry.waiter.complete(entry.ticket, Outcome::Failed(error));
                 }
             }
@@ -312,7 +355,7 @@ impl Connection {
 
     /// Ends the connection from this side.
     pub(crate) fn close(&self) {
-        self.end(EndCause::Closed);
+        self.end(EndCause::Closed, false);
     }
 
     /// Waits until both threads have ended, which they do at once after [`Self::close`]. Does nothing on those threads
@@ -368,7 +411,7 @@ impl Connection {
             Next::Write(piece) => match self.outgoing.write(&self.stream, piece) {
                 Ok(false) => {}
                 Ok(true) => self.ensure_writer(),
-                Err(error) => self.end(EndCause::Io(Arc::new(error))),
+                Err(error) => self.end(EndCause::Io(Arc::new(error)), true),
             },
         }
     }
@@ -382,7 +425,7 @@ impl Connection {
         let name = format!("rmq-writer {}", self.address);
         let spawned = thread::Builder::new().name(name).spawn(move || {
             if let Err(error) = writer.outgoing.run_writer(&writer.stream) {
-                writer.end(EndCause::Io(Arc::new(error)));
+                writer.end(EndCause::Io(Arc::new(error)), true);
             }
         });
         match spawned {
@@ -390,173 +433,30 @@ impl Connection {
             Err(error) => {
                 drop(slot);
                 // Nobody would ever write what is pending.
-                self.end(EndCause::Io(Arc::new(error)));
+                self.end(EndCause::Io(Arc::new(error)), false);
             }
         }
     }
 
-    fn run_reader(self: Arc<Self>) {
-        /// Ends the connection even if decoding panics, so that nobody waits for ever.
-        struct Guard<'a>(&'a Connection, Option<EndCause>);
-        impl Drop for Guard<'_> {
-            fn drop(&mut self) {
-                let cause = self
-                    .1
-                    .take()
-                    .unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
-                self.0.end(cause);
-            }
-        }
-        let mut guard = Guard(&self, None);
-        let cause = self.read_until_the_end();
-        guard.1 = Some(cause);
+    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came for long
+    /// although it was asked, the connection is given up, and the next send gets a new one. A peer that does not read is
+    /// the writer's business.
+    fn suspect(&self) {
+        self.give_up_if_silent(self.settings.half_open_after);
     }
 
-    fn read_until_the_end(self: &Arc<Self>) -> EndCause {
-        let mut buffer = FrameBuffer::new();
-        loop {
-            let count = match (&self.stream).read(buffer.space()) {
-                Ok(0) => {
-                    let message = "the peer closed the connection";
-                    return EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return EndCause::Io(Arc::new(error)),
-            };
-            let elapsed = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.received.store(elapsed, Ordering::Relaxed);
-            buffer.filled(count);
-            let mut is_new = self.frame_began.load(Ordering::Relaxed) == u64::MAX;
-            loop {
-                match buffer.next_frame() {
-                    Ok(None) => break,
-                    Ok(Some(frame)) => {
-                        is_new = true;
-                        if let Err(error) = self.take_in(&frame) {
-                            return EndCause::Protocol(error.to_string().into());
-                        }
-                    }
-                    Err(error) => return EndCause::Protocol(error.to_string().into()),
-                }
-            }
-            if !buffer.is_within_frame() {
-                self.frame_began.store(u64::MAX, Ordering::Relaxed);
-            } else if is_new {
-                self.frame_began.store(elapsed, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>) -> Result<(), WireError> {
-        let header = frame.header()?;
-        if !header.is_response() {
-            self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
-            self.decline(&header, frame.serialization);
-            return Ok(());
-        }
-        match self.in_flight.take(header.opaque) {
-            Some(entry) => {
-                let outcome = Outcome::Reply {
-                    address: &self.address,
-                    header: &header,
-                    body: frame.body,
-                };
-                entry.waiter.complete(entry.ticket, outcome);
-            }
-            None => {
-                self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
-                log::debug!(
-                    "{}: dropped a reply that nobody waits for (opaque {})",
-                    self.address,
-                    header.opaque
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers a request of the broker that this client does not serve, unless it is one-way. What consumers are asked
-    /// for, a producer does not have either.
-    fn decline(self: &Arc<Self>, header: &Header<'_>, serialization: Serialization) {
-        log::debug!(
-            "{}: the broker asked for {}, which is not served",
-            self.address,
-            RequestCode::new(header.code)
-        );
-        if header.is_oneway() {
-            return;
-        }
-        let remark = format!(" request type {} not supported", header.code);
-        let ConnectionSettings {
-            language, version, ..
-        } = self.settings;
-        let envelope = Envelope {
-            code: ResponseCode::REQUEST_CODE_NOT_SUPPORTED.value(),
-            opaque: header.opaque,
-            flag: FLAG_RESPONSE,
-            language,
-            version,
-            remark: Some(&remark),
-            serialization,
-        };
-        // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
-        let until = Instant::now();
-        let next = self
-            .outgoing
-            .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Owner::Nobody)
-            });
-        match next {
-            Ok(next) => self.carry_out(next),
-            Err(_) => log::debug!("{}: no room for the answer to the broker's request", self.address),
-        }
-    }
-
-    /// A request that got no answer in time may mean that the peer is gone without a word. If not one byte came since it
-    /// was written, or the rest of a frame does not come, the connection is given up, and the next send gets a new one.
-    fn suspect(&self, entry: &Entry, written: Written) {
+    /// Gives the connection up if no frame has come for so long although something was asked.
+    pub(crate) fn give_up_if_silent(&self, patience: Duration) {
         let now = Moment::new(self.epoch, Instant::now());
-        let waited = entry.registered.until(now);
-        let patience = self.settings.half_open_after;
-        if written != Written::All || waited < patience {
-            return;
-        }
-        let within_frame = Moment::from_micros(self.frame_began.load(Ordering::Relaxed)).until(now);
-        if !self.has_heard_since(entry.registered) {
-            self.give_up(format!(
-                "no byte came for {waited:.1?} after a request, so the peer may be gone"
-            ));
-        } else if within_frame >= patience / 2 {
-            // An answer is written at once: what has not followed by now never will.
-            self.give_up(format!(
-                "the rest of an answer has not come for {within_frame:.1?}"
-            ));
+        let silent = self.unheard_since.get().until(now);
+        if silent >= patience && self.is_live() && !self.outgoing.is_stalled() {
+            let reason = format!("no byte came for {silent:.1?} after a request, so the peer may be gone");
+            let source = io::Error::new(io::ErrorKind::TimedOut, reason);
+            self.end(EndCause::Io(Arc::new(source)), false);
         }
     }
 
-    /// Gives the connection up if not one byte has come since then.
-    pub(crate) fn give_up_if_silent(&self, since: Instant) {
-        if !self.has_heard_since(Moment::new(self.epoch, since)) {
-            let waited = since.elapsed();
-            self.give_up(format!(
-                "no byte came for {waited:.1?} after a request, so the peer may be gone"
-            ));
-        }
-    }
-
-    fn has_heard_since(&self, since: Moment) -> bool {
-        Moment::from_micros(self.received.load(Ordering::Relaxed)) >= since
-    }
-
-    fn give_up(&self, reason: String) {
-        if self.is_live() {
-            let error = io::Error::new(io::ErrorKind::TimedOut, reason);
-            self.end(EndCause::Io(Arc::new(error)));
-        }
-    }
-
-    fn end(&self, cause: EndCause) {
+    fn end(&self, cause: EndCause, by_writer: bool) {
         if self.cause.set(cause).is_err() {
             return;
         }
@@ -566,43 +466,28 @@ impl Connection {
         let Remains {
             mut unfinished,
             oneway,
-        } = self.outgoing.end();
+        } = self.outgoing.end(by_writer);
         unfinished.sort_unstable_by_key(|(opaque, _)| *opaque);
         let entries = self.in_flight.end();
         self.events.ended(self, cause, oneway);
+        if !matches!(cause, EndCause::Closed) {
+            self.meter
+                .remember(cause.error(&self.address, Written::Nothing, self.epoch.elapsed()));
+        }
         let now = Moment::new(self.epoch, Instant::now());
         for entry in entries {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
-            let error = self.lost(cause, written, entry.registered.until(now));
+            let error = cause.error(&self.address, written, entry.registered.until(now));
+            self.count_unanswered(&entry, &error);
             entry.waiter.complete(entry.ticket, Outcome::Failed(error));
         }
     }
 
-    fn lost(&self, cause: &EndCause, written: Written, waited: Duration) -> Error {
-        let address = Arc::clone(&self.address);
-        match cause {
-            EndCause::Io(source) => Error::ConnectionLost {
-                address,
-                written,
-                waited,
-                source: Arc::clone(source),
-            },
-            EndCause::Protocol(reason) => Error::Protocol {
-                address,
-                written,
-                reason: printable(reason).into(),
-            },
-            EndCause::Closed => {
-                let source = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by this producer");
-                Error::ConnectionLost {
-                    address,
-                    written,
-                    waited,
-                    source: Arc::new(source),
-                }
-            }
+    fn count_unanswered(&self, entry: &Entry, error: &Error) {
+        if entry.waiter.judge().is_some() {
+            self.meter.unanswered(error);
         }
     }
 
@@ -611,7 +496,7 @@ impl Connection {
         match rejected {
             Rejected::Ended | Rejected::Frame(Unwritten::Ended) => {
                 let cause = self.cause.get().unwrap_or(&EndCause::Closed);
-                self.lost(cause, Written::Nothing, waited)
+                cause.error(&self.address, Written::Nothing, waited)
             }
             Rejected::NoRoom | Rejected::Frame(Unwritten::Full) => self.timeout(Written::Nothing, waited),
             Rejected::Frame(Unwritten::Wire(error)) => Error::InvalidMessage {
@@ -620,3 +505,7 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

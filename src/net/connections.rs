@@ -2,11 +2,14 @@
 //!
 //! 1. The lock is never held while something is dialled, completed or closed.
 //! 2. Whoever needs a connection that is being dialled leaves a continuation; each is called exactly once, on the thread
-//!    that dialled, and must not block.
-//! 3. After `close` nothing is dialled, and what a dial still brings is closed.
+//!    that dialled or at once, and must not block.
+//! 3. An address that could not be connected to is left alone for a while: see `redial`.
+//! 4. A retired connection is not handed out any more, but answers may still come on it.
+//! 5. After `close` nothing is dialled, and what a dial still brings is closed.
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
@@ -16,16 +19,27 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
+    meter::Meters,
+    redial::{self, Redials},
     sync::{AtomicU64, Mutex, Ordering, channel},
     timer::Timer,
 };
 use crate::error::{Error, Phase, Written};
+
+/// A retired connection is closed after so long even if something still waits on it: ten of Java's send timeouts.
+const RETIRED_FOR: Duration = Duration::from_secs(30);
+
+/// How often a retired connection is looked at. Whoever got hold of it just before may still send on it.
+const RETIRED_LOOK: Duration = Duration::from_millis(100);
 
 /// Called with the connection, or with why there is none.
 pub(crate) type Continuation = Box<dyn FnOnce(Result<Arc<Connection>, Error>) + Send>;
 
 /// Called with each new connection before anybody can send on it.
 pub(crate) type OnConnect = Box<dyn Fn(&Arc<Connection>) + Send + Sync>;
+
+/// Says which address to dial in the place of another, if it is not the same.
+pub(crate) type DialAs = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 enum Slot {
     Live(Arc<Connection>),
@@ -35,6 +49,8 @@ enum Slot {
 #[derive(Default)]
 struct State {
     slots: HashMap<Arc<str>, Slot>,
+    retired: Vec<Arc<Connection>>,
+    redials: Redials,
     closed: bool,
 }
 
@@ -44,6 +60,8 @@ pub(crate) struct Connections {
     connect_timeout: Duration,
     timer: Arc<Timer>,
     on_connect: OnceLock<OnConnect>,
+    pub(crate) meters: Meters,
+    dial_as: OnceLock<DialAs>,
     /// One-way frames that died in the buffer of a connection.
     oneway_lost: AtomicU64,
     /// What connections that have ended had counted.
@@ -62,6 +80,8 @@ impl Connections {
             connect_timeout,
             timer,
             on_connect: OnceLock::new(),
+            meters: Meters::default(),
+            dial_as: OnceLock::new(),
             oneway_lost: AtomicU64::new(0),
             unmatched_replies: AtomicU64::new(0),
         })
@@ -72,6 +92,17 @@ impl Connections {
         drop(self.on_connect.set(action));
     }
 
+    /// Sets which address is dialled in the place of another. Connections keep the name of the other. Called on the thread
+    /// that dials. Only the first call counts.
+    pub(crate) fn set_dial_as(&self, dial_as: DialAs) {
+        drop(self.dial_as.set(dial_as));
+    }
+
+    /// What is dialled in the place of an address, if it is not the same.
+    pub(crate) fn dialled_as(&self, address: &str) -> Option<String> {
+        self.dial_as.get().and_then(|dial_as| dial_as(address))
+    }
+
     /// The connection to an address, if there is one.
     pub(crate) fn live(&self, address: &str) -> Option<Arc<Connection>> {
         match self.state.lock().slots.get(address) {
@@ -80,14 +111,25 @@ impl Connections {
         }
     }
 
-    /// All connections there are.
+    /// The connections that are handed out.
+    pub(crate) fn current(&self) -> Vec<Arc<Connection>> {
+        self.state.lock().current().map(Arc::clone).collect()
+    }
+
+    /// All connections there are, retired ones too.
     pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
         let state = self.state.lock();
-        let live = |slot: &Slot| match slot {
-            Slot::Live(connection) => Some(Arc::clone(connection)),
-            Slot::Dialling(_) => None,
-        };
-        state.slots.values().filter_map(live).collect()
+        state.current().chain(&state.retired).map(Arc::clone).collect()
+    }
+
+    /// When an address may be dialled again, if that is not now. Whoever wants the connection before that gets the error
+    /// of the last dial, unless somebody has been connected meanwhile.
+    pub(crate) fn when_worth_dialling(&self, address: &str) -> Option<Instant> {
+        let state = self.state.lock();
+        if state.slots.contains_key(address) {
+            return None;
+        }
+        state.redials.not_before(address, Instant::now())
     }
 
     /// Calls `then` with a connection: now, or when it has been dialled.
@@ -105,6 +147,10 @@ impl Connections {
                 return then(Ok(connection));
             }
             _ => {}
+        }
+        if let Some(error) = state.redials.remembered(address, Instant::now()) {
+            drop(state);
+            return then(Err(error));
         }
         state
             .slots
@@ -136,12 +182,21 @@ impl Connections {
         })
     }
 
-    /// Closes the connections to addresses that `keep` does not want.
+    /// Closes the connections to addresses that `keep` does not want, unless something is still on its way there, and
+    /// forgets what was remembered of such addresses.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let failed = self.state.lock().redials.addresses();
+        let unwanted: Vec<_> = failed.into_iter().filter(|address| !keep(address)).collect();
+        if !unwanted.is_empty() {
+            let mut state = self.state.lock();
+            for address in &unwanted {
+                state.redials.forget(address);
+            }
+        }
         let unwanted: Vec<_> = self
-            .all()
+            .current()
             .into_iter()
-            .filter(|connection| !keep(connection.address()))
+            .filter(|connection| !keep(connection.address()) && connection.is_idle())
             .collect();
         for connection in unwanted {
             log::info!(
@@ -150,6 +205,32 @@ impl Connections {
             );
             connection.close();
         }
+    }
+
+    /// Takes a connection out of the table, so that the next who needs one dials anew. What waits on it may still be
+    /// answered; it is closed when nothing does any more, or after [`RETIRED_FOR`].
+    pub(crate) fn retire(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let mut state = self.state.lock();
+        if state.remove(connection).is_none() {
+            return;
+        }
+        state.retired.push(Arc::clone(connection));
+        drop(state);
+        log::debug!("the connection to {} is retired", connection.address());
+        self.bury_later(Arc::clone(connection), Instant::now() + RETIRED_FOR);
+    }
+
+    fn bury_later(self: &Arc<Self>, connection: Arc<Connection>, until: Instant) {
+        let connections = Arc::clone(self);
+        self.timer.at(Instant::now() + RETIRED_LOOK, move || {
+            if !connection.is_live() {
+                return;
+            }
+            if connection.is_idle() || Instant::now() >= until {
+                return connection.close();
+            }
+            connections.bury_later(connection, until);
+        });
     }
 
     /// Tells those whose time is over, and says when it must be called again.
@@ -171,16 +252,20 @@ impl Connections {
         let mut state = self.state.lock();
         state.closed = true;
         let slots = std::mem::take(&mut state.slots);
+        let mut connections = std::mem::take(&mut state.retired);
         drop(state);
-        let mut connections = Vec::new();
         for slot in slots.into_values() {
             match slot {
                 Slot::Live(connection) => connections.push(connection),
                 Slot::Dialling(waiting) => waiting.into_iter().for_each(|then| then(Err(Error::ShutDown))),
             }
         }
-        connections.iter().for_each(|connection| connection.close());
-        connections.iter().for_each(|connection| connection.join());
+        for connection in &connections {
+            connection.close();
+        }
+        for connection in &connections {
+            connection.join();
+        }
     }
 
     /// One-way messages that were accepted and then not written, because their connection ended.
@@ -225,10 +310,21 @@ impl Connections {
     fn connect(self: &Arc<Self>, address: &Arc<str>) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let events: Arc<dyn Events> = Arc::<Self>::clone(self);
-        let connected = dial(address, self.connect_timeout)
-            .and_then(|stream| Connection::start(stream, Arc::clone(address), self.settings.clone(), events));
+        let meter = self.meters.of(address);
+        let dialled_as = self.dialled_as(address);
+        let dialled = dial(dialled_as.as_deref().unwrap_or(address), self.connect_timeout);
+        let connected = dialled.and_then(|stream| {
+            Connection::start(
+                stream,
+                Arc::clone(address),
+                self.settings.clone(),
+                events,
+                Arc::clone(&meter),
+            )
+        });
         match connected {
             Ok(connection) => {
+                meter.connected();
                 log::debug!("connected to {address} in {:.1?}", began.elapsed());
                 if let Some(action) = self.on_connect.get() {
                     action(&connection);
@@ -237,12 +333,18 @@ impl Connections {
             }
             Err(error) => {
                 let waited = began.elapsed();
+                let error = match dialled_as {
+                    Some(other) => io::Error::new(error.kind(), format!("{error}, dialled as {other}")),
+                    None => error,
+                };
                 log::debug!("cannot connect to {address} after {waited:.1?}: {error}");
-                Err(Error::Connect {
+                let error = Error::Connect {
                     address: Arc::clone(address),
                     waited,
                     source: Arc::new(error),
-                })
+                };
+                meter.connect_failed(&error);
+                Err(error)
             }
         }
     }
@@ -265,6 +367,10 @@ impl Connections {
                     .slots
                     .insert(Arc::clone(address), Slot::Live(Arc::clone(&connection)));
                 drop(state);
+                // What was asked for before the connection was in the table, the timer has not seen.
+                if let Some(alarm) = connection.next_alarm() {
+                    self.timer.wake_by(alarm);
+                }
                 if !connection.is_live() {
                     // It ended before it was in the table: what it did then did not find it there.
                     self.forget(&connection);
@@ -274,21 +380,68 @@ impl Connections {
             Err(error) => {
                 if matches!(state.slots.get(address), Some(Slot::Dialling(_))) {
                     state.slots.remove(address);
+                    state
+                        .redials
+                        .failed(address, error.clone(), Instant::now(), redial::chance());
                 }
                 drop(state);
                 Err(error)
             }
         };
-        waiting.into_iter().for_each(|then| then(result.clone()));
+        for then in waiting {
+            then(result.clone());
+        }
     }
 
     fn forget(&self, ended: &Connection) {
         let mut state = self.state.lock();
-        let same = |slot: &Slot| matches!(slot, Slot::Live(known) if std::ptr::eq(&raw const **known, ended));
-        if state.slots.get(ended.address()).is_some_and(same) {
-            let slot = state.slots.remove(ended.address());
-            drop(state);
-            drop(slot);
+        let removed = state.remove(ended);
+        state
+            .retired
+            .retain(|retired| !std::ptr::eq(&raw const **retired, ended));
+        drop(state);
+        drop(removed);
+    }
+
+    /// A connection has ended: what that says about dialling its address again.
+    fn learn_from_end(&self, connection: &Connection, cause: &EndCause) {
+        let address = connection.address();
+        if connection.has_spoken() {
+            return self.state.lock().redials.forget(address);
+        }
+        let Some(source) = cause.of_an_unfit_peer() else {
+            return;
+        };
+        let error = Error::Connect {
+            address: Arc::clone(address),
+            waited: connection.age(),
+            source,
+        };
+        let chance = redial::chance();
+        self.state
+            .lock()
+            .redials
+            .failed(address, error, Instant::now(), chance);
+    }
+}
+
+impl State {
+    fn current(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.slots.values().filter_map(|slot| match slot {
+            Slot::Live(connection) => Some(connection),
+            Slot::Dialling(_) => None,
+        })
+    }
+
+    /// Takes a connection out of the table, if it is there. It is dropped by the caller, when the lock is not held.
+    fn remove(&mut self, connection: &Connection) -> Option<Slot> {
+        let address = connection.address();
+        let same =
+            |slot: &Slot| matches!(slot, Slot::Live(known) if std::ptr::eq(&raw const **known, connection));
+        if self.slots.get(address).is_some_and(same) {
+            self.slots.remove(address)
+        } else {
+            None
         }
     }
 }
@@ -312,9 +465,11 @@ impl Events for Connections {
         if lost > 0 {
             log::warn!("{lost} one-way messages to {address} were not written before the connection ended");
             self.oneway_lost.fetch_add(lost, Ordering::Relaxed);
+            connection.meter().oneway_lost(lost);
         }
         let unmatched = connection.counters().unmatched_replies.load(Ordering::Relaxed);
         self.unmatched_replies.fetch_add(unmatched, Ordering::Relaxed);
+        self.learn_from_end(connection, cause);
         self.forget(connection);
     }
 }
@@ -328,7 +483,7 @@ struct DialGuard {
 impl Drop for DialGuard {
     fn drop(&mut self) {
         if thread::panicking() {
-            let reason = std::io::Error::other("the dialling thread panicked");
+            let reason = io::Error::other("the dialling thread panicked");
             let source = Arc::new(reason);
             let error = Error::Connect {
                 address: Arc::clone(&self.address),
@@ -339,3 +494,7 @@ impl Drop for DialGuard {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;

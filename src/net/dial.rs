@@ -11,7 +11,7 @@ use super::deadline::Deadline;
 /// Resolves `address` anew and tries everything it resolves to, in turn, within `timeout` apart from the resolver's own
 /// time. Blocks.
 pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    let addresses = resolve(address)?;
     let deadline = Deadline::after(timeout);
     let mut last_error = None;
     for (tried, candidate) in addresses.iter().enumerate() {
@@ -35,6 +35,11 @@ fn is_itself(stream: &TcpStream) -> bool {
         (Ok(local), Ok(peer)) => local == peer,
         _ => false,
     }
+}
+
+/// All addresses that a name stands for now. Blocks for as long as the resolver likes.
+pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(address.to_socket_addrs()?.collect())
 }
 
 #[cfg(test)]

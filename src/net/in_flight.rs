@@ -47,10 +47,6 @@ impl Moment {
         Self(u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn from_micros(microseconds: u64) -> Self {
-        Self(microseconds)
-    }
-
     pub(super) fn until(self, later: Self) -> Duration {
         Duration::from_micros(later.0.saturating_sub(self.0))
     }
@@ -60,6 +56,35 @@ impl Moment {
             None
         } else {
             epoch.checked_add(Duration::from_micros(self.0))
+        }
+    }
+}
+
+/// A moment that several threads set.
+pub(super) struct AtomicMoment(AtomicU64);
+
+impl AtomicMoment {
+    pub(super) fn new(moment: Moment) -> Self {
+        Self(AtomicU64::new(moment.0))
+    }
+
+    pub(super) fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set(&self, moment: Moment) {
+        // Mostly it is set to what it is: a load spares the other threads' caches.
+        if self.0.load(Ordering::Relaxed) != moment.0 {
+            self.0.store(moment.0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_if_never(&self, moment: Moment) {
+        if self.0.load(Ordering::Relaxed) == Moment::NEVER.0 {
+            // Whoever was first stays.
+            self.0
+                .compare_exchange(Moment::NEVER.0, moment.0, Ordering::Relaxed, Ordering::Relaxed)
+                .ok();
         }
     }
 }
@@ -147,6 +172,8 @@ impl InFlight {
                 Slot::Ended => return Err(Refusal::Ended),
                 Slot::Taken(_) => {}
                 Slot::Free => {
+                    // Counted before anybody can take it out, so that the count never goes below zero.
+                    self.waiting.fetch_add(1, Ordering::Relaxed);
                     *slot = Slot::Taken(Entry {
                         opaque,
                         waiter: Arc::clone(waiter),
@@ -156,7 +183,6 @@ impl InFlight {
                         until,
                     });
                     drop(slot);
-                    self.waiting.fetch_add(1, Ordering::Relaxed);
                     self.note_alarm(share.min(until));
                     return Ok(opaque);
                 }

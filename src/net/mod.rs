@@ -3,9 +3,13 @@
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;
-mod dial;
+pub(crate) mod dial;
+mod end_cause;
+pub(crate) mod histogram;
 mod in_flight;
+pub(crate) mod meter;
 mod outgoing;
+mod redial;
 pub(crate) mod sync;
 pub(crate) mod timer;
 pub(crate) mod waiter;

@@ -26,7 +26,8 @@ pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
 
-/// How long the end of a connection waits for a writer to come back from its last system call.
+/// How long the end of a connection waits for a writer to come back from its last system call, which it does at once when
+/// the socket is shut down.
 const LONGEST_WAY_BACK: Duration = Duration::from_millis(50);
 
 /// A connection whose peer has taken nothing for so long, although there was something to take, is given up.
@@ -35,24 +36,31 @@ pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// A written-out buffer that is larger than this is not kept for the next frames.
 const KEPT_BUFFER: usize = 256 * 1024;
 
-/// Whose a frame is: who wants to know what became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// A request with this opaque, whose waiter is told.
-    Request(i32),
-    /// A one-way message: nobody waits, but it counts when it is lost.
-    Oneway,
-    /// An answer that the peer asked for and can do without.
-    Nobody,
-}
-
 /// A frame that is not fully written.
 struct Frame {
-    owner: Owner,
+    /// `None` for a frame that nobody waits for.
+    opaque: Option<i32>,
     start: u64,
     end: u64,
 }
 
+impl Frame {
+    /// How much of it lies before a position.
+    fn written(&self, position: u64) -> Written {
+        if self.end <= position {
+            Written::All
+        } else if self.start < position {
+            Written::Part
+        } else {
+            Written::Nothing
+        }
+    }
+}
+
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; the combinations are used"
+)]
 struct State {
     /// Whole frames that no writer has taken.
     pending: Vec<u8>,
@@ -67,13 +75,14 @@ struct State {
     /// What a sender could not write at once. The role goes to the writer thread with it.
     left_over: Option<Piece>,
     writer_is_parked: bool,
-    /// The writer's last system call failed: `written` is exact, and the role is not given back.
-    failed: bool,
+    /// The writer's last system call failed: it has the role for ever, and `written` is exact.
+    writer_failed: bool,
     /// No progress since a whole tick.
     stalled: bool,
     /// When a byte was taken last, or when the oldest of these bytes came into an empty buffer.
     moved: Instant,
-    ended: bool,
+    /// Set when the connection has ended: up to there the frames may have been written.
+    ended: Option<u64>,
 }
 
 /// Bytes in a writer's hands.
@@ -97,10 +106,12 @@ impl Piece {
 pub(crate) enum Manner {
     /// The caller waits for room until then, and writes itself if nobody else does.
     Blocking { until: Instant },
-    /// The caller waits for room until then, and leaves the writing to the writer thread unless all is idle.
+    /// The caller waits for room until then, and leaves the writing to the writer thread.
     Queued { until: Instant },
-    /// The caller cannot wait at all: it is one of the library's own threads. The bound is elsewhere, in permits.
-    Immediate,
+    /// The caller cannot wait for room: it may be one of the library's own threads. The bound is elsewhere, in permits.
+    /// It writes itself only if it is `alone`, with nothing else on its way: then there is no company to wait for, and the
+    /// kernel has room.
+    Immediate { alone: bool },
 }
 
 /// What `append` asks of its caller.
@@ -127,7 +138,7 @@ pub(super) enum Rejected<E> {
 pub(super) struct Remains {
     /// Frames that somebody waits for, with how much of each was written.
     pub(super) unfinished: Vec<(i32, Written)>,
-    /// One-way messages.
+    /// Frames that nobody waits for.
     pub(super) oneway: usize,
 }
 
@@ -150,10 +161,10 @@ impl Outgoing {
             writing: false,
             left_over: None,
             writer_is_parked: false,
-            failed: false,
+            writer_failed: false,
             stalled: false,
             moved: Instant::now(),
-            ended: false,
+            ended: None,
         };
         Self {
             state: Mutex::new(state),
@@ -162,8 +173,8 @@ impl Outgoing {
         }
     }
 
-    /// Takes in one frame, which `encode` appends to the buffer. It returns whose it is. `size` is an estimate of the
-    /// frame's bytes.
+    /// Takes in one frame, which `encode` appends to the buffer. It returns the opaque that the frame is known by, or
+    /// `None` for a frame that nobody waits for. `size` is an estimate of the frame's bytes.
     ///
     /// Registering the request inside `encode` makes one act of it: when the connection ends, whatever is registered
     /// has been taken in.
@@ -171,27 +182,32 @@ impl Outgoing {
         &self,
         manner: Manner,
         size: usize,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<Owner, E>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Option<i32>, E>,
     ) -> Result<Next, Rejected<E>> {
         let mut state = self.state.lock();
         if let Manner::Blocking { until } | Manner::Queued { until } = manner {
             self.wait_for_room(&mut state, size, until)?;
         }
-        if state.ended {
+        if state.ended.is_some() {
             return Err(Rejected::Ended);
         }
         let was_idle = state.frames.is_empty();
         let start = state.taken + length(state.pending.len());
-        let owner = encode(&mut state.pending).map_err(Rejected::Frame)?;
+        let opaque = encode(&mut state.pending).map_err(Rejected::Frame)?;
         let end = state.taken + length(state.pending.len());
-        state.frames.push_back(Frame { owner, start, end });
+        state.frames.push_back(Frame { opaque, start, end });
         if was_idle {
             state.moved = Instant::now();
         }
         if state.writing {
             return Ok(Next::Nothing);
         }
-        if was_idle || matches!(manner, Manner::Blocking { .. }) {
+        let writes_itself = match manner {
+            Manner::Blocking { .. } => true,
+            Manner::Immediate { alone } => alone && was_idle,
+            Manner::Queued { .. } => false,
+        };
+        if writes_itself {
             return Ok(Next::Write(state.take()));
         }
         if state.writer_is_parked {
@@ -208,7 +224,7 @@ impl Outgoing {
         until: Instant,
     ) -> Result<(), Rejected<E>> {
         // A frame that is larger than the whole buffer is let in when the buffer is empty.
-        while !state.ended && !state.frames.is_empty() && state.held() + size > OUTGOING_LIMIT {
+        while state.ended.is_none() && !state.frames.is_empty() && state.held() + size > OUTGOING_LIMIT {
             if self.progress.wait_until(state, until).timed_out() {
                 return Err(Rejected::NoRoom);
             }
@@ -230,18 +246,14 @@ impl Outgoing {
             let mut state = self.state.lock();
             let done = piece.is_written();
             self.advance(&mut state, &piece);
-            let more = if done {
+            if done {
                 state.release(piece);
-                !state.pending.is_empty()
             } else {
                 // The peer reads slowly: the caller has its own time to keep.
                 state.left_over = Some(piece);
-                true
-            };
-            if state.ended {
-                // Whoever ends the connection may wait for this.
-                self.progress.notify_all();
             }
+            self.tell_the_end(&state);
+            let more = !done || !state.pending.is_empty();
             return Ok(more && self.call_writer(&state));
         }
     }
@@ -267,24 +279,30 @@ impl Outgoing {
             }
             let mut state = self.state.lock();
             state.release(piece);
-            if state.ended {
-                self.progress.notify_all();
-            }
+            self.tell_the_end(&state);
         }
         Ok(())
     }
 
     /// The writer is back from its last system call.
     fn fail(&self, error: io::Error) -> io::Error {
-        self.state.lock().failed = true;
-        self.progress.notify_all();
+        let mut state = self.state.lock();
+        state.writer_failed = true;
+        self.tell_the_end(&state);
         error
+    }
+
+    /// Whoever ends the connection may be waiting for the writer to come back.
+    fn tell_the_end(&self, state: &State) {
+        if state.ended.is_some() {
+            self.progress.notify_all();
+        }
     }
 
     fn next_piece(&self) -> Option<Piece> {
         let mut state = self.state.lock();
         loop {
-            if state.ended {
+            if state.ended.is_some() {
                 return None;
             }
             if let Some(piece) = state.left_over.take() {
@@ -302,7 +320,7 @@ impl Outgoing {
     /// The peer took nothing for a tick: what is not begun goes back, where its owner can withdraw it.
     fn stall(&self, piece: &mut Piece) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended.is_some() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let waited = state.moved.elapsed();
@@ -320,13 +338,12 @@ impl Outgoing {
     /// Takes a frame back whose owner's time is over. Says whether it may have been written, or be written yet.
     pub(super) fn withdraw(&self, opaque: i32) -> Written {
         let mut state = self.state.lock();
-        let Some(index) = state
-            .frames
-            .iter()
-            .position(|frame| frame.owner == Owner::Request(opaque))
-        else {
+        let Some(index) = state.frames.iter().position(|frame| frame.opaque == Some(opaque)) else {
             return Written::All;
         };
+        if let (Some(known), Some(frame)) = (state.ended, state.frames.get(index)) {
+            return frame.written(known);
+        }
         let withdrawn = state.withdraw(index);
         drop(state);
         if withdrawn {
@@ -336,39 +353,35 @@ impl Outgoing {
         Written::All
     }
 
-    /// Ends everything, once, after the socket has been shut down. A system call may be under way: it comes back at once,
-    /// for nobody waits on a socket that is shut down, and says how much it has written. Should it not come back in time,
-    /// all that it holds counts as written.
-    pub(super) fn end(&self) -> Remains {
+    /// Ends everything, once, after the socket has been shut down. `by_writer` says that the caller has the writer role.
+    /// Else a system call may be under way: it comes back at once and says how much it has written. Should it not come back
+    /// in time, all that it holds counts as written.
+    pub(super) fn end(&self, by_writer: bool) -> Remains {
         let mut state = self.state.lock();
-        state.ended = true;
+        // Refuses what comes from here on, and counts against whoever asks meanwhile.
+        state.ended = Some(state.taken);
         let until = Instant::now() + LONGEST_WAY_BACK;
-        while state.is_in_system_call() {
+        while !by_writer && state.is_in_system_call() {
             if self.progress.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        let known = if state.is_in_system_call() {
-            state.taken
-        } else {
+        let known = if by_writer || !state.is_in_system_call() {
             state.written
+        } else {
+            state.taken
         };
+        state.ended = Some(known);
         let mut remains = Remains {
             unfinished: Vec::new(),
             oneway: 0,
         };
-        for frame in std::mem::take(&mut state.frames) {
-            let written = if frame.end <= known {
-                Written::All
-            } else if frame.start < known {
-                Written::Part
-            } else {
-                Written::Nothing
-            };
-            match frame.owner {
-                Owner::Request(opaque) => remains.unfinished.push((opaque, written)),
-                Owner::Oneway => remains.oneway += usize::from(written != Written::All),
-                Owner::Nobody => {}
+        // They stay in the list, for those who give up at the same time and ask for theirs.
+        for frame in &state.frames {
+            let written = frame.written(known);
+            match frame.opaque {
+                Some(opaque) => remains.unfinished.push((opaque, written)),
+                None => remains.oneway += usize::from(written != Written::All),
             }
         }
         state.pending = Vec::new();
@@ -379,19 +392,35 @@ impl Outgoing {
         remains
     }
 
-    /// One-way messages that are not fully written.
-    pub(super) fn oneway_unwritten(&self) -> usize {
-        self.state.lock().oneway().count()
+    /// Whether everything is written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().frames.is_empty()
     }
 
-    /// Waits until all one-way messages are written, the connection has ended, or `until` is over.
-    pub(super) fn wait_until_written(&self, until: Instant) {
+    /// Whether the peer has taken nothing for a whole tick although there is something to take.
+    pub(super) fn is_stalled(&self) -> bool {
+        let state = self.state.lock();
+        !state.frames.is_empty() && (state.stalled || state.left_over.is_some())
+    }
+
+    /// Bytes that are not written.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.state.lock().held()
+    }
+
+    /// Waits until everything that is here now is written, the connection has ended, or `until` is over. Gives back how many
+    /// frames that nobody waits for are not written then.
+    pub(super) fn wait_until_written(&self, until: Instant) -> usize {
         let mut state = self.state.lock();
-        while !state.ended && state.oneway().next().is_some() {
+        let end = state.frames.back().map_or(0, |frame| frame.end);
+        // What is withdrawn meanwhile moves the end of the rest, but never past this one.
+        while state.ended.is_none() && state.written < end && !state.frames.is_empty() {
             if self.progress.wait_until(&mut state, until).timed_out() {
-                return;
+                break;
             }
         }
+        let ours = state.frames.iter().take_while(|frame| frame.start < end);
+        ours.filter(|frame| frame.opaque.is_none()).count()
     }
 
     /// Drops what is fully written and tells whoever waits for room.
@@ -418,15 +447,6 @@ impl Outgoing {
 }
 
 impl State {
-    /// Whether a writer may be writing at this moment.
-    fn is_in_system_call(&self) -> bool {
-        self.writing && self.left_over.is_none() && !self.failed
-    }
-
-    fn oneway(&self) -> impl Iterator<Item = &Frame> {
-        self.frames.iter().filter(|frame| frame.owner == Owner::Oneway)
-    }
-
     /// Bytes that are not written.
     fn held(&self) -> usize {
         let end = self.frames.back().map_or(self.written, |frame| frame.end);
@@ -447,6 +467,11 @@ impl State {
         }
         self.taken += length(bytes.len());
         Piece { bytes, at: 0 }
+    }
+
+    /// Whether a writer holds bytes of which it is not known yet how many are written.
+    fn is_in_system_call(&self) -> bool {
+        self.writing && self.left_over.is_none() && !self.writer_failed
     }
 
     /// Gives the writer role back.

@@ -2,11 +2,13 @@
 //!
 //! 1. It starts things and never waits for one: jobs must not block and run no user code.
 //! 2. It sleeps until the next thing is due. [`Timer::wake_by`] costs one atomic load unless that is earlier.
-//! 3. Jobs that are still there when the timer stops are run at once, so that whatever waits for one can end.
+//! 3. It outlives a panic of what it runs: nobody would be told of a missed alarm.
+//! 4. Jobs that are still there when the timer stops are run at once, so that whatever waits for one can end.
 
 use std::{
     collections::BTreeMap,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -16,6 +18,9 @@ use super::sync::{AtomicU64, Condvar, Mutex, Ordering};
 
 /// The timer looks around at least so often, whatever it is told.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// After a panic it looks again so soon: what was not looked at may be due.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -117,7 +122,9 @@ impl Timer {
         let handle = state.thread.take();
         drop(state);
         self.changed.notify_all();
-        jobs.into_values().for_each(|job| job());
+        for job in jobs.into_values() {
+            job();
+        }
         if let Some(handle) = handle {
             if handle.thread().id() != thread::current().id() {
                 drop(handle.join());
@@ -130,9 +137,12 @@ impl Timer {
             // From here on whoever wants to be looked at says so.
             self.wakes_at.store(u64::MAX, Ordering::SeqCst);
             for job in self.due() {
-                job();
+                caught(job);
             }
-            let next_look = look(Instant::now());
+            let next_look = match caught(|| look(Instant::now())) {
+                Some(next_look) => next_look,
+                None => Some(Instant::now() + AFTER_PANIC),
+            };
             if !self.sleep_until(next_look) {
                 return;
             }
@@ -178,6 +188,14 @@ impl Timer {
     }
 }
 
+fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        log::error!("a job of the timer panicked; the timer goes on");
+    }
+    result.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +209,7 @@ mod tests {
         let now = Instant::now();
         let job = |name: &'static str| {
             let sender = sender.clone();
-            move || drop(sender.send(name))
+            move || sender.send(name).unwrap()
         };
         timer.at(now + Duration::from_millis(30), job("second"));
         let cancelled = timer.at(now + Duration::from_millis(20), job("cancelled"));
@@ -210,7 +228,7 @@ mod tests {
         let (sender, receiver) = channel::unbounded();
         timer
             .start(move |now| {
-                drop(sender.send(now));
+                sender.send(now).ok();
                 None
             })
             .unwrap();
@@ -220,6 +238,67 @@ mod tests {
         timer.wake_by(at);
         let looked = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(looked >= at);
+        timer.stop();
+    }
+
+    /// Alarms that are set while the thread is looking, falling asleep or waking up are all looked at in time. Nobody else
+    /// wakes the timer, so one that is missed stays so.
+    #[test]
+    fn no_wish_to_be_woken_is_missed() {
+        const ROUNDS: u32 = 3000;
+        let timer = Arc::new(Timer::new());
+        let alarm = Arc::<Mutex<Option<Instant>>>::default();
+        let looked_at = Arc::clone(&alarm);
+        let (sender, receiver) = channel::unbounded();
+        let rung = sender.clone();
+        timer
+            .start(move |now| {
+                let due = looked_at.lock().take_if(|at| *at <= now);
+                if due.is_some() {
+                    rung.send(now).unwrap();
+                }
+                *looked_at.lock()
+            })
+            .unwrap();
+        for round in 0..ROUNDS {
+            // Some are due at once, some when the thread has just fallen asleep, some later.
+            let at = Instant::now() + Duration::from_micros(u64::from(round * 7 % 150));
+            if round % 5 == 0 {
+                let sender = sender.clone();
+                timer.at(at, move || sender.send(Instant::now()).unwrap());
+            } else {
+                *alarm.lock() = Some(at);
+                timer.wake_by(at);
+            }
+            let looked = receiver.recv_timeout(Duration::from_secs(15));
+            let looked = looked.unwrap_or_else(|_| panic!("round {round} was missed"));
+            assert!(looked >= at, "round {round} came too early");
+        }
+        timer.stop();
+    }
+
+    #[test]
+    fn a_job_that_panics_stops_neither_jobs_nor_looks() {
+        let timer = Arc::new(Timer::new());
+        let (sender, receiver) = channel::unbounded();
+        let looks = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&looks);
+        timer
+            .start(move |_| {
+                assert!(counted.fetch_add(1, Ordering::SeqCst) != 1, "on purpose");
+                None
+            })
+            .unwrap();
+        timer.at(Instant::now(), || panic!("on purpose"));
+        timer.at(Instant::now() + Duration::from_millis(5), move || {
+            sender.send(()).ok();
+        });
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(()));
+        let until = Instant::now() + Duration::from_secs(10);
+        while looks.load(Ordering::SeqCst) < 3 {
+            assert!(Instant::now() < until, "it does not look any more");
+            thread::sleep(Duration::from_millis(1));
+        }
         timer.stop();
     }
 }

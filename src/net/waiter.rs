@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::meter::Judge;
 use crate::{error::Error, wire::header::Header};
 
 /// What a waiter is told about its request.
@@ -30,4 +31,9 @@ pub(crate) trait Waiter: Send + Sync {
     /// Called exactly once per request with a reply or a failure, and before that at most once with
     /// [`Outcome::Overdue`]. `ticket` is what the request was registered with.
     fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>);
+
+    /// How answers are counted, if the requests of this waiter are attempts.
+    fn judge(&self) -> Option<Judge> {
+        None
+    }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Workers {
     orders: channel::Sender<Order>,
     queue: channel::Receiver<Order>,
     started: AtomicUsize,
-    /// Tasks that are queued or running: with more of them than threads, one has nobody to run it.
+    /// Tasks that were submitted and have not returned.
     unfinished: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     ended: (channel::Sender<()>, channel::Receiver<()>),
@@ -76,18 +76,13 @@ impl Workers {
         }
     }
 
-    /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped: then nothing that
-    /// was handed over is left in the queue, whatever the order of events.
+    /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
+        // A thread for each unfinished task up to the limit: a closure that blocks holds up no other.
+        let unfinished = self.unfinished.fetch_add(1, Ordering::Relaxed) + 1;
+        self.orders.send(Order::Run(task)).ok();
+        // Looked at after sending: what `stop` has not seen in the queue sees `stop` here.
         if self.stopped.load(Ordering::SeqCst) {
-            // Better on the wrong thread than never.
-            run_caught(task, &self.panics);
-            return;
-        }
-        let unfinished = self.unfinished.fetch_add(1, Ordering::SeqCst) + 1;
-        drop(self.orders.send(Order::Run(task)));
-        if self.stopped.load(Ordering::SeqCst) {
-            // The order to stop may lie before it in the queue.
             return self.run_what_is_left();
         }
         let started = self.started.load(Ordering::Acquire);
@@ -95,6 +90,20 @@ impl Workers {
             if let Err(error) = self.start_one() {
                 log::warn!("cannot start another thread for callbacks ({started} run): {error}");
             }
+        }
+    }
+
+    /// The workers may have ended: better on the wrong thread than never.
+    fn run_what_is_left(&self) {
+        let mut stops = 0;
+        while let Ok(order) = self.queue.try_recv() {
+            match order {
+                Order::Run(task) => run_caught(task, &self.panics, &self.unfinished),
+                Order::Stop => stops += 1,
+            }
+        }
+        for _ in 0..stops {
+            self.orders.send(Order::Stop).ok();
         }
     }
 
@@ -129,23 +138,6 @@ impl Workers {
         }
     }
 
-    /// Runs what no worker may be left for. Orders to stop are put back for those whom they are meant for.
-    fn run_what_is_left(&self) {
-        let mut stops = 0;
-        while let Ok(order) = self.queue.try_recv() {
-            match order {
-                Order::Run(task) => {
-                    run_caught(task, &self.panics);
-                    self.unfinished.fetch_sub(1, Ordering::SeqCst);
-                }
-                Order::Stop => stops += 1,
-            }
-        }
-        for _ in 0..stops {
-            drop(self.orders.send(Order::Stop));
-        }
-    }
-
     fn start_one(&self) -> io::Result<()> {
         let mut threads = self.threads.lock();
         let number = threads.len();
@@ -159,10 +151,10 @@ impl Workers {
         let run = move || {
             IS_WORKER.with(|is_worker| is_worker.set(true));
             while let Ok(Order::Run(task)) = queue.recv() {
-                run_caught(task, &panics);
-                unfinished.fetch_sub(1, Ordering::SeqCst);
+                run_caught(task, &panics, &unfinished);
             }
-            drop(ended.send(()));
+            // Nobody counts any more if the pool was left behind.
+            ended.send(()).ok();
         };
         let handle = thread::Builder::new()
             .name(format!("rmq-worker-{number}"))
@@ -173,11 +165,12 @@ impl Workers {
     }
 }
 
-fn run_caught(task: Arc<dyn Task>, panics: &AtomicU64) {
+fn run_caught(task: Arc<dyn Task>, panics: &AtomicU64, unfinished: &AtomicUsize) {
     if catch_unwind(AssertUnwindSafe(|| task.run())).is_err() {
         panics.fetch_add(1, Ordering::Relaxed);
         log::error!("a send callback panicked; the other callbacks are not affected");
     }
+    unfinished.fetch_sub(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -211,51 +204,54 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_task_gets_a_thread_of_its_own() {
-        let workers = Workers::new(3);
-        let (release, blocked) = channel::bounded::<()>(0);
-        let (sender, entered) = channel::unbounded();
-        for _ in 0..3 {
-            let (sender, blocked) = (sender.clone(), blocked.clone());
-            workers.submit(Arc::new(Call(move || {
-                sender.send(()).unwrap();
-                blocked.recv().unwrap_err();
-            })));
-            // The queue is empty now, and still the next task needs another thread.
-            entered.recv_timeout(Duration::from_secs(20)).unwrap();
-        }
-        drop(release);
-        workers.stop(Instant::now() + Duration::from_secs(20));
-    }
-
-    #[test]
-    fn no_task_is_lost_while_the_pool_is_stopped() {
-        for _ in 0..300 {
-            let workers = Workers::new(2);
-            let (sender, receiver) = channel::unbounded();
-            thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(|| {
-                        for _ in 0..20 {
-                            let sender = sender.clone();
-                            workers.submit(Arc::new(Call(move || sender.send(Instant::now()).unwrap())));
-                        }
-                    });
-                }
-                workers.stop(Instant::now() + Duration::from_secs(20));
-            });
-            assert_eq!(receiver.try_iter().count(), 40);
-        }
-    }
-
-    #[test]
     fn stopping_does_not_wait_for_a_closure_that_never_returns() {
         let workers = Workers::new(1);
         let (release, blocked) = channel::bounded::<()>(0);
-        workers.submit(Arc::new(Call(move || drop(blocked.recv()))));
+        workers.submit(Arc::new(Call(move || {
+            blocked.recv().ok();
+        })));
         let began = Instant::now();
         workers.stop(began + Duration::from_millis(50));
         assert!(began.elapsed() < Duration::from_secs(5));
         drop(release);
+    }
+
+    #[test]
+    fn a_task_that_blocks_holds_up_no_other_while_threads_are_left() {
+        let workers = Workers::new(2);
+        let (release, blocked) = channel::bounded::<()>(0);
+        let (sender, receiver) = channel::unbounded();
+        workers.submit(Arc::new(Call(move || {
+            blocked.recv().ok();
+        })));
+        workers.submit(Arc::new(Call(move || sender.send(()).unwrap())));
+        receiver
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the second thread runs it");
+        drop(release);
+        workers.stop(Instant::now() + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_task_that_is_submitted_while_the_pool_stops_is_run() {
+        for _ in 0..300 {
+            let workers = Workers::new(1);
+            workers.ensure_one().unwrap();
+            let (sender, receiver) = channel::unbounded();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let sender = sender.clone();
+                        workers.submit(Arc::new(Call(move || sender.send(()).unwrap())));
+                    }
+                });
+                scope.spawn(|| workers.stop(Instant::now() + Duration::from_secs(10)));
+            });
+            for _ in 0..20 {
+                receiver
+                    .recv_timeout(Duration::from_secs(10))
+                    .expect("no task is lost");
+            }
+        }
     }
 }

@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     code::{RequestCode, ResponseCode},
-    error::{Error, Written},
+    error::{Error, Written, is_busy_refusal},
     message::{Message, MessageId, MessageQueue, property},
     net::{
         connection::{Alarm, Connection, Manner, Request, Waiting},
+        meter::Answered,
         waiter::Waiter,
     },
     wire::{
@@ -116,7 +117,7 @@ pub(super) fn send_oneway(
 }
 
 /// Who waits for an attempt's verdict, and whether the timer keeps the time.
-pub(super) fn waiting<'a>(waiter: &'a Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'a> {
+pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm>) -> Waiting<'_> {
     Waiting {
         waiter,
         ticket,
@@ -172,6 +173,17 @@ pub(super) fn read_reply(address: &Arc<str>, header: &Header<'_>) -> Verdict {
             written: Written::All,
             reason: format!("the broker answered {code} without what that must contain: {error}").into(),
         }),
+    }
+}
+
+/// What the answer to an attempt is counted as.
+pub(super) fn judge(code: ResponseCode, remark: &str) -> Answered {
+    if SendStatus::from_code(code).is_some() {
+        Answered::Done
+    } else if is_busy_refusal(code, remark) {
+        Answered::Busy
+    } else {
+        Answered::Refused
     }
 }
 

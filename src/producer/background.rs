@@ -6,16 +6,13 @@
 //! 3. Whoever finds the plan at its end finishes the send, once: gives up what is open and hands it to a worker, which
 //!    runs the user's closure.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
+    admission::Closing,
     attempt::{self, Prepared},
     choose,
-    gate::Inside,
-    permits::Permit,
+    lanes::{self, Turn},
     plan::{Destination, SendPlan, Step},
     result::{SendFailure, SendResult, SendStatus},
     shared::Shared,
@@ -24,19 +21,16 @@ use super::{
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
     error::{Error, Phase, Written},
-    message::Message,
+    message::MessageQueue,
     net::{
-        connection::{Alarm, Cancelled, Connection, Manner},
-        deadline::Deadline,
-        sync::{Mutex, MutexGuard},
+        connection::{Alarm, Cancelled, Connection},
+        meter::Judge,
+        sync::Mutex,
         timer::TimerKey,
         waiter::{Outcome, Waiter},
         workers::Task,
     },
 };
-
-/// What the user wants to be told.
-pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>;
 
 /// An attempt that is registered with a connection.
 struct Open {
@@ -49,7 +43,15 @@ struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parked {
     ForRoute,
-    ForConnection { number: u32 },
+    /// For the ordered messages before it.
+    ForTurn,
+    ForConnection {
+        number: u32,
+    },
+    /// For nothing but time, before it looks for the route again.
+    BeforeRoute,
+    /// For nothing but time, before the next attempt.
+    BeforeAttempt,
 }
 
 struct State {
@@ -58,113 +60,32 @@ struct State {
     open: Vec<Open>,
     /// The timer's key is missing for a moment, while the job is handed to it.
     parked: Option<(Parked, Option<TimerKey>)>,
+    /// The line that it stands in, and the number to give up with.
+    line: Option<(MessageQueue, u64)>,
+    /// Held until the send has its place in the line of its queue.
+    entrance: Option<Turn>,
+    /// The right to send to an ordered queue, held until the outcome is known.
+    turn: Option<Turn>,
     finished: bool,
     outcome: Option<Result<SendResult, Error>>,
     /// What the closure needs; taken by the worker that runs it.
     closing: Option<Closing>,
 }
 
-struct Closing {
-    on_done: OnDone,
-    permit: Option<Permit>,
-    _inside: Option<Inside>,
-}
-
 pub(super) struct AsyncSend {
     shared: Arc<Shared>,
     prepared: Prepared,
     aim: Option<Aim>,
+    is_ordered: bool,
     state: Mutex<State>,
 }
 
-/// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
-/// called here. Blocks for a permit, and for the route if a selector has to choose.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    message: Message,
-    aim: Option<&Aim>,
-    timeout: Duration,
-    on_done: OnDone,
-) {
-    let deadline = Deadline::after(timeout);
-    if let Err(error) = shared.workers.ensure_one() {
-        let source = Arc::new(error);
-        return on_done(Err(SendFailure::new(
-            message,
-            Error::Thread {
-                purpose: "callbacks",
-                source,
-            },
-        )));
-    }
-    let (inside, admitted) = match shared.gate.enter() {
-        Ok(inside) => (Some(inside), admit(shared, &message, aim, &deadline)),
-        Err(error) => (None, Err(error)),
-    };
-    match admitted {
-        Ok((prepared, permit, aim)) => {
-            let rules = shared.rules(if aim.is_some() {
-                0
-            } else {
-                shared.config.async_retries
-            });
-            let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
-            let closing = Closing {
-                on_done,
-                permit: Some(permit),
-                _inside: inside,
-            };
-            AsyncSend::new(shared, prepared, aim, plan, closing).look_for_route();
-        }
-        Err(error) => {
-            let closing = Closing {
-                on_done,
-                permit: None,
-                _inside: inside,
-            };
-            let refused = Refused {
-                shared: Arc::clone(shared),
-                what: Mutex::new(Some((closing, message, error))),
-            };
-            shared.workers.submit(Arc::new(refused));
-        }
-    }
-}
-
-/// Everything that may fail or block before a send is begun.
-fn admit(
-    shared: &Arc<Shared>,
-    message: &Message,
-    aim: Option<&Aim>,
-    deadline: &Deadline,
-) -> Result<(Prepared, Permit, Option<Aim>), Error> {
-    let prepared = Prepared::new(shared, message)?;
-    let permit = shared
-        .permits
-        .acquire(prepared.size(), deadline.at())
-        .ok_or_else(|| Error::Timeout {
-            phase: Phase::Permit,
-            target: format!("topic {}", message.topic()).into(),
-            waited: deadline.waited(),
-            written: Written::Nothing,
-        })?;
-    let aim = match aim {
-        // The closure is the user's, so it runs here and not on a thread of the library.
-        Some(aim @ Aim::Select(_)) => {
-            let route = shared.routes.wait(message.shared_topic(), deadline)?;
-            let chosen = choose::aimed(aim, &route, message)?;
-            Some(Aim::Queue((*chosen.queue).clone()))
-        }
-        other => other.cloned(),
-    };
-    Ok((prepared, permit, aim))
-}
-
 impl AsyncSend {
-    fn new(
+    pub(super) fn new(
         shared: &Arc<Shared>,
         prepared: Prepared,
         aim: Option<Aim>,
+        is_ordered: bool,
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
@@ -173,6 +94,9 @@ impl AsyncSend {
             route: None,
             open: Vec::new(),
             parked: None,
+            line: None,
+            entrance: None,
+            turn: None,
             finished: false,
             outcome: None,
             closing: Some(closing),
@@ -181,12 +105,25 @@ impl AsyncSend {
             shared: Arc::clone(shared),
             prepared,
             aim,
+            is_ordered,
             state: Mutex::new(state),
         })
     }
 
     fn topic(&self) -> &Arc<str> {
         self.prepared.message.shared_topic()
+    }
+
+    pub(super) fn start(self: &Arc<Self>) {
+        if self.is_ordered {
+            let entrance = self.shared.lanes.entrance(self.topic());
+            self.line_up(&entrance, |send, turn| {
+                send.state.lock().entrance = Some(turn);
+                send.look_for_route();
+            });
+        } else {
+            self.look_for_route();
+        }
     }
 
     fn look_for_route(self: &Arc<Self>) {
@@ -214,12 +151,63 @@ impl AsyncSend {
             Ok((route, aimed))
         });
         match aimed {
+            Ok((route, Some(aim))) if self.is_ordered => {
+                let queue = Arc::clone(&aim.queue);
+                self.state.lock().route = Some((route, Some(aim)));
+                self.line_up(&queue, |send, turn| {
+                    send.state.lock().turn = Some(turn);
+                    send.drive();
+                });
+                // Whoever comes next finds this one in the line before it.
+                let entrance = self.state.lock().entrance.take();
+                drop(entrance);
+            }
             Ok(route) => {
                 self.state.lock().route = Some(route);
                 self.drive();
             }
-            Err(error) => self.finish_with(Err(error)),
+            Err(error) => {
+                let mut state = self.state.lock();
+                let pause = if error.is_passing() {
+                    state.plan.pause_without_route(Instant::now())
+                } else {
+                    None
+                };
+                drop(state);
+                match pause {
+                    Some(until) => {
+                        self.park(Parked::BeforeRoute, until);
+                    }
+                    None => self.finish_without_attempt(error),
+                }
+            }
         }
+    }
+
+    /// Parks until it is this send's turn, and then calls `enter`.
+    fn line_up(
+        self: &Arc<Self>,
+        queue: &MessageQueue,
+        enter: impl FnOnce(&Arc<Self>, Turn) + Send + 'static,
+    ) {
+        let lanes = &self.shared.lanes;
+        let number = lanes.number();
+        let mut state = self.state.lock();
+        state.line = Some((queue.clone(), number));
+        let until = state.plan.deadline().at();
+        drop(state);
+        self.park(Parked::ForTurn, until);
+        let send = Arc::clone(self);
+        let enter = move |turn: Result<Turn, Error>| {
+            // If its time is over, the turn goes on to the next one, since nothing was sent in it.
+            match (send.unpark(Parked::ForTurn), turn) {
+                (true, Ok(turn)) => enter(&send, turn),
+                (true, Err(error)) => send.finish_without_attempt(error),
+                (false, Ok(turn)) => turn.end(None),
+                (false, Err(_)) => {}
+            }
+        };
+        lanes.take_turn(queue, number, Box::new(enter));
     }
 
     fn drive(self: &Arc<Self>) {
@@ -236,15 +224,27 @@ impl AsyncSend {
                 return;
             }
             let step = plan.next(Instant::now(), route, aimed.as_ref());
+            let retried = plan.take_retried();
             drop(state);
+            self.shared.note_retry(retried);
             match step {
-                Step::Attempt { number, to, share } => {
+                Step::Attempt {
+                    number,
+                    to,
+                    share,
+                    until,
+                } => {
+                    let alarm = Alarm { share, until };
                     let Some(connection) = self.shared.connections.live(&to.broker.address) else {
-                        return self.wait_for_connection(number, &to, share);
+                        return self.wait_for_connection(number, &to, alarm);
                     };
-                    if let Err(error) = self.begin(number, &to, share, &connection) {
+                    if let Err(error) = self.begin(number, &to, alarm, &connection) {
                         self.failed(number, error);
                     }
+                }
+                Step::Pause { until } => {
+                    self.park(Parked::BeforeAttempt, until);
+                    return;
                 }
                 // The alarm of the attempt calls back.
                 Step::Wait { .. } => return,
@@ -253,16 +253,22 @@ impl AsyncSend {
         }
     }
 
-    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, share: Instant) {
+    fn wait_for_connection(self: &Arc<Self>, number: u32, to: &Destination, alarm: Alarm) {
         let parked = Parked::ForConnection { number };
-        self.park(parked, share);
+        if !self.park(parked, alarm.share) {
+            self.failed(number, self.not_connected(number));
+            return self.drive();
+        }
+        if let Some(until) = self.shared.connections.when_worth_dialling(&to.broker.address) {
+            self.state.lock().plan.closed(number, until);
+        }
         let (send, to) = (Arc::clone(self), to.clone());
         let address = Arc::clone(&to.broker.address);
         let then = move |ready: Result<Arc<Connection>, Error>| {
             if !send.unpark(parked) {
                 return;
             }
-            let begun = ready.and_then(|connection| send.begin(number, &to, share, &connection));
+            let begun = ready.and_then(|connection| send.begin(number, &to, alarm, &connection));
             if let Err(error) = begun {
                 send.failed(number, error);
                 send.drive();
@@ -275,38 +281,55 @@ impl AsyncSend {
         self: &Arc<Self>,
         number: u32,
         to: &Destination,
-        share: Instant,
+        alarm: Alarm,
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
-        let until = self.state.lock().plan.deadline().at();
+        let state = self.state.lock();
+        let deadline = *state.plan.deadline();
+        let is_done = state.plan.is_done();
+        drop(state);
+        if is_done {
+            // Another attempt's answer came meanwhile: a further copy is not wanted.
+            return Err(connection.timeout(Written::Nothing, deadline.waited()));
+        }
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
-        let waiting = attempt::waiting(&waiter, number, Some(Alarm { share, until }));
+        let waiting = attempt::waiting(&waiter, number, Some(alarm));
         let opaque = attempt::send(
             &self.shared,
             &self.prepared,
             to,
             connection,
             &waiting,
-            Manner::Immediate,
+            connection.immediately(),
         )?;
         let mut state = self.state.lock();
-        let too_late = state.finished;
-        state.open.push(Open {
-            number,
-            connection: Arc::clone(connection),
-            opaque,
-        });
-        drop(state);
-        if too_late {
-            // Its outcome came while it was being registered here, or another attempt's did.
-            connection.cancel(opaque);
+        if !state.plan.is_open(number) {
+            // Its outcome came before this thread did.
+            return Ok(());
         }
-        Ok(())
+        if !state.plan.is_done() {
+            state.open.push(Open {
+                number,
+                connection: Arc::clone(connection),
+                opaque,
+            });
+            return Ok(());
+        }
+        drop(state);
+        match connection.cancel(opaque) {
+            Cancelled::Waiting(written) => Err(connection.timeout(written, deadline.waited())),
+            Cancelled::TooLate => Ok(()),
+        }
     }
 
-    /// Parks the send until whoever it waits for calls, or until then.
-    fn park(self: &Arc<Self>, what: Parked, until: Instant) {
-        self.state.lock().parked = Some((what, None));
+    /// Parks the send until whoever it waits for calls, or until then. False if there is nothing to wait for any more.
+    fn park(self: &Arc<Self>, what: Parked, until: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.plan.is_done() {
+            return false;
+        }
+        state.parked = Some((what, None));
+        drop(state);
         let send = Arc::clone(self);
         let key = self
             .shared
@@ -320,6 +343,7 @@ impl AsyncSend {
                 self.shared.timer.cancel(key);
             }
         }
+        true
     }
 
     /// True if the send was parked for this, and is not any more.
@@ -338,34 +362,72 @@ impl AsyncSend {
             return;
         }
         // The timer calls early only when it is stopped.
-        let is_shut_down = Instant::now() < until;
-        let state = self.state.lock();
-        let waited = state.plan.deadline().waited();
-        let address = match what {
-            Parked::ForRoute => None,
-            Parked::ForConnection { number } => state
-                .plan
-                .destination(number)
-                .map(|to| (number, Arc::clone(&to.broker.address))),
-        };
-        drop(state);
-        match address {
-            None if is_shut_down => self.finish_with(Err(Error::ShutDown)),
-            None => self.finish_with(Err(self.shared.routes.late(self.topic(), waited))),
-            Some((number, target)) => {
-                let error = if is_shut_down {
+        let is_stopped = Instant::now() < until;
+        match what {
+            Parked::BeforeRoute if !is_stopped => self.look_for_route(),
+            Parked::BeforeAttempt if !is_stopped => {
+                self.take_newer_route();
+                self.drive();
+            }
+            Parked::BeforeAttempt => {
+                self.state.lock().plan.stop("the producer is shut down");
+                self.drive();
+            }
+            Parked::ForTurn => self.give_up_turn(is_stopped),
+            Parked::ForRoute | Parked::BeforeRoute => {
+                let waited = self.state.lock().plan.deadline().waited();
+                let error = if is_stopped {
                     Error::ShutDown
                 } else {
-                    Error::Timeout {
-                        phase: Phase::Connect,
-                        target,
-                        waited,
-                        written: Written::Nothing,
-                    }
+                    self.shared.routes.late(self.topic(), waited)
+                };
+                self.finish_without_attempt(error);
+            }
+            // An earlier attempt may be open, or may be stored: the plan knows.
+            Parked::ForConnection { number } => {
+                let error = if is_stopped {
+                    Error::ShutDown
+                } else {
+                    self.not_connected(number)
                 };
                 self.failed(number, error);
                 self.drive();
             }
+        }
+    }
+
+    fn give_up_turn(self: &Arc<Self>, is_stopped: bool) {
+        let mut state = self.state.lock();
+        let line = state.line.take();
+        let began = state.plan.deadline().began();
+        drop(state);
+        if let Some((queue, number)) = &line {
+            // Else it would be kept in the line until all before it have left.
+            self.shared.lanes.give_up(queue, *number);
+        }
+        let late = line
+            .filter(|_| !is_stopped)
+            .map(|(queue, _)| lanes::late(&queue, began));
+        self.finish_without_attempt(late.unwrap_or(Error::ShutDown));
+    }
+
+    /// What failed before the pause may have moved since.
+    fn take_newer_route(&self) {
+        let newer = self.shared.routes.known(self.topic());
+        if let (Some(newer), Some((route, _))) = (newer, &mut self.state.lock().route) {
+            *route = newer;
+        }
+    }
+
+    /// What becomes of an attempt that waited for its connection in vain.
+    fn not_connected(&self, number: u32) -> Error {
+        let state = self.state.lock();
+        let to = state.plan.destination(number);
+        Error::Timeout {
+            phase: Phase::Connect,
+            target: to.map_or_else(|| Arc::clone(self.topic()), |to| Arc::clone(&to.broker.address)),
+            waited: state.plan.deadline().waited(),
+            written: Written::Nothing,
         }
     }
 
@@ -375,65 +437,94 @@ impl AsyncSend {
             self.topic(),
             number + 1
         );
-        self.shared.learn_from(self.topic(), &error);
+        let state = self.state.lock();
+        let broker = state.plan.destination(number).map(|to| Arc::clone(&to.broker));
+        drop(state);
+        self.shared
+            .learn_from_failure(self.topic(), broker.as_deref(), &error);
         let mut state = self.state.lock();
         state.open.retain(|open| open.number != number);
         state.plan.failed(number, Instant::now(), error);
     }
 
+    /// The plan is at its end: gives up what is open, and closes the account when every attempt is in it. Several threads
+    /// may be here at once; whoever closes the last attempt finishes the send.
     fn finish(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.finished {
             return;
         }
         let open = std::mem::take(&mut state.open);
+        let parked = state.parked.take();
         drop(state);
+        if let Some((what, key)) = parked {
+            if let Some(key) = key {
+                self.shared.timer.cancel(key);
+            }
+            if let Parked::ForConnection { number } = what {
+                self.failed(number, self.not_connected(number));
+            }
+        }
         for open in open {
             if let Cancelled::Waiting(written) = open.connection.cancel(open.opaque) {
                 let mut state = self.state.lock();
                 let waited = state.plan.deadline().waited();
-                state.plan.failed(
-                    open.number,
-                    Instant::now(),
-                    open.connection.timeout(written, waited),
-                );
+                let error = open.connection.timeout(written, waited);
+                state.plan.failed(open.number, Instant::now(), error);
             }
         }
         let mut state = self.state.lock();
-        if state.finished || state.plan.is_open() {
-            // Finished by whoever else came here; or an attempt was taken out of its table before it could be cancelled,
-            // and whoever has it reports it and comes here after that.
+        if state.finished || state.plan.has_open() {
+            // Another thread has the outcome of an attempt in its hands, or is just beginning one. It comes here next.
             return;
         }
         let outcome = state.plan.finish(Instant::now());
-        self.end(state, outcome);
-    }
-
-    fn finish_with(self: &Arc<Self>, outcome: Result<SendResult, Error>) {
-        let state = self.state.lock();
-        if !state.finished {
-            self.end(state, outcome);
-        }
-    }
-
-    /// Hands the outcome to a worker. The lock has been held since `finished` was looked at, and for what the plan said.
-    fn end(self: &Arc<Self>, mut state: MutexGuard<'_, State>, outcome: Result<SendResult, Error>) {
-        state.finished = true;
-        state.outcome = Some(outcome);
-        let parked = state.parked.take();
+        let turn = state.turn.take();
+        let failure = outcome.as_ref().err().map(Error::delivery);
+        state.hand_out(outcome);
         drop(state);
-        if let Some((_, Some(key))) = parked {
-            self.shared.timer.cancel(key);
+        self.run_closure();
+        if let Some(turn) = turn {
+            turn.end(failure);
         }
+    }
+
+    pub(super) fn finish_without_attempt(self: &Arc<Self>, error: Error) {
+        let mut state = self.state.lock();
+        if state.finished {
+            return;
+        }
+        state.hand_out(Err(error));
+        let entrance = state.entrance.take();
+        drop(state);
+        drop(entrance);
+        self.run_closure();
+    }
+
+    fn run_closure(self: &Arc<Self>) {
         let task: Arc<dyn Task> = Arc::<Self>::clone(self);
         self.shared.workers.submit(task);
+    }
+}
+
+impl State {
+    /// The one outcome of the send: from here on nothing that comes counts.
+    fn hand_out(&mut self, outcome: Result<SendResult, Error>) {
+        self.finished = true;
+        self.outcome = Some(outcome);
     }
 }
 
 impl Waiter for AsyncSend {
     fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
         match outcome {
-            Outcome::Overdue => self.state.lock().plan.overdue(ticket),
+            Outcome::Overdue => {
+                let mut state = self.state.lock();
+                state.plan.overdue(ticket);
+                if let Some(to) = state.plan.destination(ticket) {
+                    self.shared.learn_from_silence(&to.broker);
+                }
+            }
             Outcome::Failed(error) => self.failed(ticket, error),
             Outcome::Reply { address, header, .. } => match attempt::read_reply(address, header) {
                 Err(error) => self.failed(ticket, error),
@@ -443,6 +534,9 @@ impl Waiter for AsyncSend {
                     let State { plan, open, .. } = &mut *state;
                     open.retain(|open| open.number != ticket);
                     if let Some(to) = plan.destination(ticket) {
+                        if let Some(began) = plan.began(ticket) {
+                            self.shared.learn_from_success(&to.broker, began);
+                        }
                         let result = attempt::result(&self.shared, &self.prepared, to, stored);
                         plan.stored(ticket, result, is_ok);
                     }
@@ -450,6 +544,10 @@ impl Waiter for AsyncSend {
             },
         }
         self.drive();
+    }
+
+    fn judge(&self) -> Option<Judge> {
+        Some(attempt::judge)
     }
 }
 
@@ -464,31 +562,6 @@ impl Task for AsyncSend {
     }
 }
 
-/// A send that was refused before it was begun; its closure is still called on a worker.
-struct Refused {
-    shared: Arc<Shared>,
-    what: Mutex<Option<(Closing, Message, Error)>>,
-}
-
-impl Task for Refused {
-    fn run(self: Arc<Self>) {
-        let what = self.what.lock().take();
-        if let Some((closing, message, error)) = what {
-            closing.run(&self.shared, Err(SendFailure::new(message, error)));
-        }
-    }
-}
-
-impl Closing {
-    fn run(self, shared: &Arc<Shared>, outcome: Result<SendResult, SendFailure>) {
-        let Self {
-            on_done,
-            permit,
-            _inside,
-        } = self;
-        shared.gate.run_closure(|| match permit {
-            Some(permit) => permit.carry(|| on_done(outcome)),
-            None => on_done(outcome),
-        });
-    }
-}
+#[cfg(test)]
+#[path = "background_tests.rs"]
+mod tests;

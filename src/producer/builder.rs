@@ -1,11 +1,11 @@
 //! The settings of a producer, one documented method each.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Producer, shared::Shared};
 use crate::{
     code::ResponseCode,
-    config::{HeaderSerialization, ProducerConfig},
+    config::{AddressMap, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
     error::Error,
 };
 
@@ -91,6 +91,34 @@ impl ProducerBuilder {
     #[doc(alias = "retryAnotherBrokerWhenNotStoreOK")]
     pub fn retry_another_broker_when_not_store_ok(mut self, retry: bool) -> Self {
         self.config.retry_another_broker_when_not_store_ok = retry;
+        self
+    }
+
+    /// Sets whether a message that may be stored already is sent again. Default [`Redelivery::AtLeastOnce`].
+    /// [`Aimed::redelivery`](super::Aimed::redelivery) chooses for single sends.
+    pub fn redelivery(mut self, redelivery: Redelivery) -> Self {
+        self.config.redelivery = redelivery;
+        self
+    }
+
+    /// Sets the first and the longest pause before a busy broker is asked again. Each is twice as long as the one before,
+    /// less a random part of up to half of it. Default 20 ms and 1 s. There is no pause while another broker can be asked,
+    /// nor after a connection was refused.
+    pub fn back_off(mut self, first: Duration, longest: Duration) -> Self {
+        self.config.back_off = (first, longest);
+        self
+    }
+
+    /// Keeps trying for so long, through an outage of all brokers or name servers. Default: not set, and a send ends with
+    /// its send timeout.
+    ///
+    /// With it the send timeout is the time of one round of attempts, and rounds follow one another, with pauses as
+    /// [`Self::back_off`] sets, until the message is stored, a broker refuses it for good, or this time is over. What is
+    /// held meanwhile counts against [`Self::max_async_in_flight`] and [`Self::max_async_bytes`]. A time given for a single
+    /// send takes its place.
+    #[doc(alias = "message.timeout.ms")]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.delivery_timeout = Some(timeout);
         self
     }
 
@@ -182,6 +210,114 @@ impl ProducerBuilder {
     pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
         self.config.heartbeat_interval = interval;
         self
+    }
+
+    /// Whether brokers that were slow or failing are passed over for a while, for all topics, as long as another broker is
+    /// left. Default `false`, as `sendLatencyFaultEnable`: then only the brokers that the same send has tried already are
+    /// passed over.
+    ///
+    /// A send takes a broker that is available and that it has not tried; else one that can at least be reached; else any.
+    /// [`fault_table`](Self::fault_table) says for how long a broker is not available after how slow an answer. A refusal
+    /// that another broker would repeat, as of an illegal message, is not the broker's fault. Sends to a
+    /// [`Target`](super::Target) are booked too, but go where they are aimed.
+    ///
+    /// ```
+    /// use rocketmq_producer::{FaultTable, Producer};
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .latency_fault_tolerance(true)
+    ///     .fault_table(FaultTable::V4_7_0)
+    ///     .start()?;
+    /// # drop(producer);
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "sendLatencyFaultEnable")]
+    pub fn latency_fault_tolerance(mut self, enabled: bool) -> Self {
+        self.config.latency_fault_tolerance = enabled;
+        self
+    }
+
+    /// Sets for how long slow or failing brokers are passed over. Default [`FaultTable::V5`], since 4.7.0 gives a broker up
+    /// for ten minutes after one failure. Without effect unless
+    /// [`latency_fault_tolerance`](Self::latency_fault_tolerance) is on; see there for an example.
+    #[doc(alias = "latencyMax")]
+    #[doc(alias = "notAvailableDuration")]
+    pub fn fault_table(mut self, table: FaultTable) -> Self {
+        self.config.fault_table = table;
+        self
+    }
+
+    /// Whether brokers that were slow or failing are asked in the background whether they can be reached, as the detector of
+    /// 5.x does: every 3 s, each at most every 2 s, giving them 200 ms. A broker that does not answer is taken only when
+    /// every other is unreachable too. Default `false`, as `startDetectorEnable`; needs
+    /// [`latency_fault_tolerance`](Self::latency_fault_tolerance).
+    ///
+    /// ```
+    /// use rocketmq_producer::Producer;
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .latency_fault_tolerance(true)
+    ///     .reachability_detector(true)
+    ///     .start()?;
+    /// # drop(producer);
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "startDetectorEnable")]
+    pub fn reachability_detector(mut self, enabled: bool) -> Self {
+        self.config.reachability_detector = enabled;
+        self
+    }
+
+    /// Sets a closure that says which address to dial for the one that a broker advertises: for brokers in containers and
+    /// behind NAT, whose addresses mean nothing here. `None` keeps the advertised address. Default: all are dialled as
+    /// they are.
+    ///
+    /// The closure is called whenever a broker is dialled, on the thread that dials, so it may look something up, but
+    /// holds up the connection while it does. What it gives must be `host:port`; else the advertised address is dialled,
+    /// and a warning is logged once. Logs and errors name the advertised address. Name servers are not mapped.
+    ///
+    /// ```
+    /// use rocketmq_producer::Producer;
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .address_map(|advertised| {
+    ///         let port = advertised.strip_prefix("172.17.0.2:")?;
+    ///         Some(format!("localhost:{port}"))
+    ///     })
+    ///     .start()?;
+    /// # drop(producer);
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    pub fn address_map(mut self, dial_as: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.address_map = Some(AddressMap(Arc::new(dial_as)));
+        self
+    }
+
+    /// Sets which addresses to dial for those that brokers advertise, as a table: see [`address_map`](Self::address_map),
+    /// in whose place it takes.
+    ///
+    /// ```
+    /// use rocketmq_producer::Producer;
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .address_table([("172.17.0.2:10911", "localhost:10911"), ("172.17.0.3:10911", "localhost:20911")])
+    ///     .start()?;
+    /// # drop(producer);
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    pub fn address_table<From: Into<String>, To: Into<String>>(
+        self,
+        table: impl IntoIterator<Item = (From, To)>,
+    ) -> Self {
+        let table: HashMap<String, String> = table
+            .into_iter()
+            .map(|(advertised, dialled)| (advertised.into(), dialled.into()))
+            .collect();
+        self.address_map(move |advertised| table.get(advertised).cloned())
     }
 
     /// Sets how the headers of requests are written. Default JSON, as in Java.

@@ -1,8 +1,13 @@
 //! Which queue takes the next attempt. Pure, but for the cursor of the round robin.
 
+use std::time::Instant;
+
 use super::target::Aim;
 use crate::{
-    cluster::topic_route::{PublishQueue, RouteBroker, TopicRoute},
+    cluster::{
+        broker_health::Standing,
+        topic_route::{PublishQueue, RouteBroker, TopicRoute},
+    },
     error::Error,
     message::Message,
     net::sync::Ordering,
@@ -10,10 +15,42 @@ use crate::{
 
 /// The next queue in turn. Brokers that `avoid` names are passed over as long as there is another (4.7.0
 /// `TopicPublishInfo.selectOneMessageQueue`, which passes over the last broker only).
-pub(super) fn in_turn(route: &TopicRoute, avoid: impl Fn(&RouteBroker) -> bool) -> Option<&PublishQueue> {
+///
+/// Where the health of brokers is watched, as 5.x `MQFaultStrategy.selectOneMessageQueue`: first one that is available and
+/// not to be avoided, then one that can at least be reached, then any. Unlike 4.7.0, which takes only the broker that it
+/// means to avoid.
+pub(super) fn in_turn(
+    route: &TopicRoute,
+    now: Instant,
+    avoid: impl Fn(&RouteBroker) -> bool,
+) -> Option<&PublishQueue> {
     let count = route.queues.len();
     let start = route.cursor.fetch_add(1, Ordering::Relaxed);
     let turn = |step: usize| route.queues.get(start.wrapping_add(step).checked_rem(count)?);
+    let watched = route
+        .health
+        .as_ref()
+        .filter(|health| !health.all_are_available(now));
+    if let Some(health) = watched {
+        let standings: Vec<_> = route
+            .brokers
+            .iter()
+            .map(|broker| (&**broker, health.standing(&broker.name, now)))
+            .collect();
+        let is_at_least = |broker: &RouteBroker, least| {
+            let known = standings.iter().find(|(known, _)| *known == broker);
+            known.is_none_or(|(_, standing)| *standing >= least)
+        };
+        let best = [Standing::Available, Standing::Reachable]
+            .into_iter()
+            .find_map(|least| {
+                let fits = |known: &&PublishQueue| !avoid(&known.broker) && is_at_least(&known.broker, least);
+                (0..count).filter_map(turn).find(fits)
+            });
+        if best.is_some() {
+            return best;
+        }
+    }
     (0..count)
         .filter_map(turn)
         .find(|known| !avoid(&known.broker))
@@ -69,10 +106,11 @@ pub(super) fn java_hash(text: &str) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
+        cluster::broker_health::{BrokerHealth, FAULT_RULES_V5, Failure},
         message::MessageQueue,
         wire::request::route::{BrokerData, QueueData, RouteData},
     };
@@ -110,7 +148,12 @@ mod tests {
     fn all_queues_take_their_turn() {
         let route = route(&[("a", 2), ("b", 1)]);
         let chosen: Vec<_> = (0..6)
-            .map(|_| in_turn(&route, |_| false).unwrap().queue.to_string())
+            .map(|_| {
+                in_turn(&route, Instant::now(), |_| false)
+                    .unwrap()
+                    .queue
+                    .to_string()
+            })
             .collect();
         assert_eq!(chosen, ["t@a#0", "t@a#1", "t@b#0", "t@a#0", "t@a#1", "t@b#0"]);
     }
@@ -120,14 +163,59 @@ mod tests {
         let route = route(&[("a", 2), ("b", 1)]);
         for _ in 0..5 {
             assert_eq!(
-                in_turn(&route, |broker| &*broker.name == "a")
+                in_turn(&route, Instant::now(), |broker| &*broker.name == "a")
                     .unwrap()
                     .queue
                     .broker_name(),
                 "b"
             );
         }
-        assert!(in_turn(&route, |_| true).is_some());
+        assert!(in_turn(&route, Instant::now(), |_| true).is_some());
+    }
+
+    /// A route of brokers a, b and c whose health is watched, and the brokers that six sends choose that avoid these.
+    fn chosen(break_some: impl Fn(&BrokerHealth), avoided: &[&str]) -> Vec<String> {
+        let health = Arc::new(BrokerHealth::new(FAULT_RULES_V5, true, Instant::now()));
+        break_some(&health);
+        let route = route(&[("a", 1), ("b", 1), ("c", 1)]).watched(Some(&health));
+        let listed = route.listed.clone();
+        let mut names: Vec<_> = (0..6)
+            .map(|_| {
+                let avoid = |broker: &RouteBroker| avoided.contains(&&*broker.name);
+                in_turn(&route, Instant::now(), avoid)
+                    .unwrap()
+                    .broker
+                    .name
+                    .to_string()
+            })
+            .collect();
+        // Unlike 4.7.0, the queues that all senders share are not changed.
+        assert_eq!(route.listed, listed);
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn a_broker_that_is_available_and_not_tried_comes_first_then_one_that_can_be_reached_then_any() {
+        let slow = |health: &BrokerHealth, name: &str| {
+            health.succeeded(&name.into(), Duration::from_secs(3), Instant::now());
+        };
+        let dead = |health: &BrokerHealth, name: &str| {
+            health.failed(&name.into(), Failure::NoAnswer, Instant::now());
+        };
+        assert_eq!(chosen(|_| {}, &[]), ["a", "b", "c"]);
+        assert_eq!(chosen(|h| slow(h, "a"), &[]), ["b", "c"]);
+        // 4.7.0 would take only a here.
+        assert_eq!(chosen(|h| slow(h, "b"), &["a"]), ["c"]);
+        let slow_and_dead = |h: &BrokerHealth| {
+            slow(h, "b");
+            dead(h, "c");
+        };
+        assert_eq!(chosen(slow_and_dead, &[]), ["a"]);
+        assert_eq!(chosen(slow_and_dead, &["a"]), ["b"]);
+        assert_eq!(chosen(slow_and_dead, &["a", "b"]), ["c"]);
+        assert_eq!(chosen(slow_and_dead, &["a", "b", "c"]), ["a", "b", "c"]);
     }
 
     /// Expected values are those of `"…".hashCode()` in Java.

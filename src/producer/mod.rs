@@ -1,28 +1,41 @@
 //! The meaning of "send". The only room that sees everything below it.
 
+mod admission;
 mod aimed;
 mod attempt;
 mod background;
 mod blocking;
 mod builder;
 mod choose;
+mod diagnose;
+mod diagnosis;
 mod gate;
 mod ids;
+mod lanes;
 mod oneway;
+mod options;
 mod permits;
 mod plan;
 mod result;
 mod shared;
 mod shutdown;
+mod stats;
+mod tally;
 mod target;
+mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
-pub use result::{SendFailure, SendResult, SendStatus};
+pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
+pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
-pub use shutdown::ShutdownReport;
+pub use shutdown::{ShutdownReport, Unflushed};
+pub use stats::{
+    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
+    TopicStats,
+};
 pub use target::Target;
 
 use crate::{
@@ -139,6 +152,31 @@ impl Producer {
         self.plain().send_async(message, on_done);
     }
 
+    /// As [`Producer::send_async`], but never waits for room: when there is none, message and closure come back at once.
+    ///
+    /// # Errors
+    /// [`Full`], with which nothing was sent and the closure was not called. Every other failure goes to the closure.
+    ///
+    /// ```
+    /// # #[cfg(feature = "mock")] {
+    /// # let cluster = rocketmq_producer::mock::MockCluster::start(1)?;
+    /// # let producer = rocketmq_producer::Producer::builder("g").name_servers(cluster.name_servers()).start()?;
+    /// use rocketmq_producer::Message;
+    ///
+    /// let message = Message::new("TopicTest", "Hello")?;
+    /// if let Err(full) = producer.try_send_async(message, |outcome| println!("{outcome:?}")) {
+    ///     println!("busy, keeping {:?}", full.message);
+    /// }
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_async<F>(&self, message: Message, on_done: F) -> Result<(), Full<F>>
+    where
+        F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
+    {
+        self.plain().try_send_async(message, on_done)
+    }
+
     /// Hands a message to the connection of a broker and does not wait for an answer; the broker gives none.
     ///
     /// `Ok` says that the connection has taken the message over, not that it was stored or even written. One-way
@@ -204,6 +242,28 @@ impl Producer {
         Ok(route.listed.clone())
     }
 
+    /// Replaces the list of name servers: `host:port`, several separated by `;`, IPv6 literals in brackets.
+    ///
+    /// Returns at once. All known topics are looked up anew in the background, and whoever waits for a look-up that is
+    /// under way gets what the new name servers answer. Connections to those that are gone are closed. Brokers are still
+    /// sent to by the old routes until new ones come.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a list that cannot be read, which changes nothing; [`Error::ShutDown`].
+    ///
+    /// ```
+    /// use rocketmq_producer::Producer;
+    ///
+    /// let producer = Producer::builder("orders").name_servers("127.0.0.1:9876").start()?;
+    /// producer.set_name_servers("127.0.0.2:9876;127.0.0.3:9876")?;
+    /// assert!(producer.set_name_servers("no port").is_err());
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setNamesrvAddr")]
+    pub fn set_name_servers(&self, addresses: impl AsRef<str>) -> Result<(), Error> {
+        self.handle.shared.set_name_servers(addresses.as_ref())
+    }
+
     /// The id under which brokers know this producer: `ip@instance name`.
     pub fn client_id(&self) -> &str {
         &self.handle.shared.client_id
@@ -212,6 +272,31 @@ impl Producer {
     /// The group of this producer.
     pub fn producer_group(&self) -> &str {
         &self.handle.shared.config.producer_group
+    }
+
+    /// Waits until every send that was begun before has its outcome, callbacks included, and every one-way message is
+    /// written. Sends that are begun meanwhile are not waited for.
+    ///
+    /// Blocks for at most `within`. It may be called from a callback, which then does not wait for itself.
+    ///
+    /// # Errors
+    /// [`Unflushed`] with what was left when the time was over. It goes on by itself.
+    ///
+    /// ```
+    /// # #[cfg(feature = "mock")] {
+    /// # let cluster = rocketmq_producer::mock::MockCluster::start(1)?;
+    /// # let producer = rocketmq_producer::Producer::builder("g").name_servers(cluster.name_servers()).start()?;
+    /// use std::time::Duration;
+    /// use rocketmq_producer::Message;
+    ///
+    /// producer.send_async(Message::new("TopicTest", "Hello")?, |outcome| assert!(outcome.is_ok()));
+    /// producer.flush(Duration::from_secs(5))?;
+    /// assert_eq!(cluster.message_count("TopicTest"), 1);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self, within: Duration) -> Result<(), Unflushed> {
+        shutdown::flush(&self.handle.shared, within)
     }
 
     /// Ends the producer: refuses new sends, waits for those under way, says goodbye to the brokers, closes the sockets

@@ -1,34 +1,32 @@
 //! The one-way send: one attempt, no answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     attempt::{self, Prepared},
     choose,
+    options::Options,
     shared::Shared,
-    target::Aim,
 };
 use crate::{
     error::{Error, Phase, Written},
     message::Message,
-    net::deadline::Deadline,
 };
 
 /// Hands a message to the connection of a broker. `Ok` says that the connection has taken it over.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    message: &Message,
-    aim: Option<&Aim>,
-    timeout: Duration,
-) -> Result<(), Error> {
-    let deadline = Deadline::after(timeout);
+pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<(), Error> {
+    if options.ordered {
+        let reason = "a one-way send cannot be ordered: nobody hears when it is stored".to_owned();
+        return Err(Error::InvalidMessage { reason });
+    }
+    let deadline = options.oneway_deadline(&shared.config);
     let _inside = shared.gate.enter()?;
     let prepared = Prepared::new(shared, message)?;
     let topic = message.shared_topic();
     let route = shared.routes.wait(topic, &deadline)?;
-    let to = match aim {
+    let to = match options.aim() {
         Some(aim) => choose::aimed(aim, &route, message)?,
-        None => choose::in_turn(&route, |_| false).ok_or_else(|| Error::Timeout {
+        None => choose::in_turn(&route, Instant::now(), |_| false).ok_or_else(|| Error::Timeout {
             phase: Phase::Route,
             target: Arc::clone(topic),
             waited: deadline.waited(),
@@ -40,7 +38,7 @@ pub(super) fn send(
         .wait(&to.broker.address, &deadline)
         .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, deadline.at()));
     if let Err(error) = &sent {
-        shared.learn_from(topic, error);
+        shared.learn_from_failure(topic, Some(&to.broker), error);
     }
     sent
 }

@@ -48,8 +48,11 @@ impl Permits {
     /// Takes room for a send of so many bytes, waiting for it until then unless the caller is a worker. A send that is
     /// larger than the whole limit is let in alone.
     pub(super) fn acquire(self: &Arc<Self>, bytes: usize, until: Instant) -> Option<Permit> {
-        // Giving the carried one back first is what lets the next send have it.
-        drop(take_carried(self));
+        if let Some(mut carried) = take_carried(self) {
+            if self.resize(&mut carried, bytes) {
+                return Some(carried);
+            }
+        }
         let mut held = self.held.lock();
         while !self.fits(*held, bytes) {
             if is_worker() || self.freed.wait_until(&mut held, until).timed_out() && !self.fits(*held, bytes)
@@ -64,6 +67,33 @@ impl Permits {
             permits: Arc::clone(self),
             bytes,
         })
+    }
+
+    /// How many sends hold room now, and how many bytes.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        let held = *self.held.lock();
+        (held.sends, held.bytes)
+    }
+
+    /// Makes a permit one for so many bytes, if they fit. In one act: if it were given back first, a thread that waits
+    /// could take the room.
+    fn resize(&self, permit: &mut Permit, bytes: usize) -> bool {
+        let mut held = self.held.lock();
+        let others = Held {
+            sends: held.sends.saturating_sub(1),
+            bytes: held.bytes.saturating_sub(permit.bytes),
+        };
+        if !self.fits(others, bytes) {
+            return false;
+        }
+        held.bytes = others.bytes.saturating_add(bytes);
+        drop(held);
+        let shrinks = bytes < permit.bytes;
+        permit.bytes = bytes;
+        if shrinks {
+            self.freed.notify_all();
+        }
+        true
     }
 
     fn fits(&self, held: Held, bytes: usize) -> bool {
@@ -112,6 +142,7 @@ mod tests {
     use std::{thread, time::Duration};
 
     use super::*;
+    use crate::net::sync::{AtomicBool, Ordering};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_millis(20)
@@ -160,6 +191,32 @@ mod tests {
         let next = permit.carry(|| permits.acquire(2, soon()).expect("the carried one makes room"));
         drop(next);
         permits.acquire(1, soon()).unwrap().carry(|| {});
+        assert_eq!(*permits.held.lock(), Held::default());
+    }
+
+    /// Threads that wait for room cannot take the place of the send that follows in a closure.
+    #[test]
+    fn a_carried_permit_is_never_lost_to_a_waiting_thread() {
+        let permits = Permits::new(1, 100);
+        let later = || Instant::now() + Duration::from_secs(20);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        drop(permits.acquire(1, later()).unwrap());
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                let permit = permits.acquire(1, later()).unwrap();
+                permit.carry(|| {
+                    let next = permits.acquire(2, Instant::now());
+                    drop(next.expect("the carried one makes room"));
+                });
+            }
+            done.store(true, Ordering::Relaxed);
+        });
         assert_eq!(*permits.held.lock(), Held::default());
     }
 }

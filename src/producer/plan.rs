@@ -1,5 +1,5 @@
-//! The one decision of what a send does next: for blocking and asynchronous sends alike. Pure: time is passed in, and
-//! nothing is sent, waited for or logged here.
+//! The one decision of what a send does next: for blocking and asynchronous sends alike. Pure but for the jitter of pauses:
+//! time is passed in, and nothing is sent, waited for or logged here.
 //!
 //! 1. A driver asks `next` what to do, does it, and reports what happened. Only `blocking` and `background` do so.
 //! 2. As long as there is a broker that has not been tried, an attempt gets a share of the time that is left, so that a
@@ -7,8 +7,12 @@
 //! 3. An attempt whose share is over stays open: its answer counts whenever it comes. A stored answer of any attempt ends
 //!    the send as stored, whatever the others said.
 //! 4. No attempt is begun without time to hear its answer.
+//! 5. While a busy broker is the only one left there is a pause before the next attempt, longer each time. With a
+//!    delivery timeout there is one after every round in which all brokers failed, and no end but the time.
+//! 6. An attempt that may have stored the message is followed by another only if the sender accepts a second copy.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,9 +21,17 @@ use super::{choose, result::SendResult};
 use crate::{
     cluster::topic_route::{PublishQueue, TopicRoute},
     code::ResponseCode,
-    error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal},
-    net::deadline::Deadline,
+    config::Redelivery,
+    error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
+    net::{deadline::Deadline, meter::RetryReason},
 };
+
+/// Attempts whose account is kept. Only a send with a delivery timeout can have more, and then the first one, which shows
+/// how the trouble began, and the latest are kept.
+const KEPT_RECORDS: usize = 16;
+
+/// What the last round of a send with a delivery timeout has.
+const LAST_CHANCE: Duration = Duration::from_millis(50);
 
 /// With less time than this left, a further attempt would more likely make a copy than a success.
 const LEAST_TIME_FOR_A_RETRY: Duration = Duration::from_millis(10);
@@ -31,6 +43,11 @@ pub(super) struct Rules {
     pub(super) attempts: u32,
     pub(super) retry_response_codes: Arc<[ResponseCode]>,
     pub(super) retry_another_broker_when_not_store_ok: bool,
+    pub(super) redelivery: Redelivery,
+    /// The first pause, and the longest.
+    pub(super) back_off: (Duration, Duration),
+    /// With a delivery timeout: the time of one round of attempts, which begins anew until the deadline.
+    pub(super) round: Option<Duration>,
 }
 
 /// What to do next.
@@ -41,7 +58,11 @@ pub(super) enum Step {
         number: u32,
         to: Destination,
         share: Instant,
+        /// When it is given up altogether.
+        until: Instant,
     },
+    /// Begin nothing until then; answers of open attempts still count.
+    Pause { until: Instant },
     /// Wait for an answer until then, and say so if none comes.
     Wait { until: Instant },
     /// It is over: give up what is open and call [`SendPlan::finish`].
@@ -52,9 +73,15 @@ pub(super) enum Step {
 pub(super) type Destination = PublishQueue;
 
 struct Record {
+    number: u32,
     to: Destination,
     began: Instant,
     share: Instant,
+    until: Instant,
+    /// Of an earlier round: its broker may be tried again.
+    is_past: bool,
+    /// Its address was not dialled, since it could not be connected to a moment ago, and is not before then.
+    closed_until: Option<Instant>,
     state: RecordState,
 }
 
@@ -75,12 +102,26 @@ pub(super) struct SendPlan {
     topic: Arc<str>,
     deadline: Deadline,
     records: Vec<Record>,
-    /// A message that is stored, but not as safely as it should be, while another broker is tried.
-    stored: Option<SendResult>,
+    begun: u32,
+    /// Among the attempts whose account was not kept is one that may have stored the message.
+    forgotten_unknown: bool,
+    pauses: u32,
+    /// No attempt before this moment.
+    not_before: Option<Instant>,
+    /// The best answer that says stored, and the attempt that it is the answer of. While another broker is tried it is one
+    /// that is stored less safely than it should be.
+    stored: Option<(u32, SendResult)>,
     /// Why no further attempt is made.
     stop: Option<&'static str>,
     done: bool,
+    /// Why an attempt that begins now follows another: that one's address and what happened there.
+    retry_of: Option<RetryOf>,
+    /// The same for the attempt that has just been begun, for the statistics.
+    retried: Option<RetryOf>,
 }
+
+/// The address of an attempt, and why it was followed by another.
+pub(super) type RetryOf = (Arc<str>, RetryReason);
 
 impl SendPlan {
     pub(super) fn new(rules: Rules, topic: Arc<str>, deadline: Deadline) -> Self {
@@ -89,9 +130,15 @@ impl SendPlan {
             topic,
             deadline,
             records: Vec::new(),
+            begun: 0,
+            forgotten_unknown: false,
+            pauses: 0,
+            not_before: None,
             stored: None,
             stop: None,
             done: false,
+            retry_of: None,
+            retried: None,
         }
     }
 
@@ -115,50 +162,149 @@ impl SendPlan {
         if let Some(record) = awaited {
             return Step::Wait { until: record.share };
         }
+        self.begin_round(now, route, aimed.is_some());
         if let Some(to) = self.choose(now, route, aimed) {
-            return self.begin(now, route, to);
-        }
-        if self
-            .records
-            .iter()
-            .any(|record| matches!(record.state, RecordState::Overdue))
-        {
-            return Step::Wait {
-                until: self.deadline.at(),
+            let busy_until = self.not_before.filter(|_| self.must_pause(&to));
+            let not_before = busy_until.max(self.closed_until(&to.broker.name));
+            return match not_before.filter(|not_before| *not_before > now) {
+                Some(until) if self.leaves_time(until) => Step::Pause { until },
+                Some(_) => self.wait_or_finish("no time is left for another attempt"),
+                None => self.begin(now, route, to, aimed.is_some()),
             };
         }
-        self.finish_step()
+        self.wait_or_finish("no attempt is left")
+    }
+
+    /// Waits for what is open, or finishes.
+    fn wait_or_finish(&mut self, reason: &'static str) -> Step {
+        let open = self.records.iter().filter(|record| record.is_open());
+        if let Some(until) = open.map(|record| record.until).max() {
+            return Step::Wait { until };
+        }
+        self.stop.get_or_insert(reason);
+        self.done = true;
+        Step::Finish
+    }
+
+    /// When the address of a broker is dialled again at the earliest, as far as this send has been told.
+    fn closed_until(&self, broker_name: &str) -> Option<Instant> {
+        let of_broker = |record: &&Record| &*record.to.broker.name == broker_name;
+        self.records
+            .iter()
+            .rev()
+            .find(of_broker)
+            .and_then(|record| record.closed_until)
+    }
+
+    /// A broker that has not been tried yet need not wait for one that is busy. A new round begins with a pause.
+    fn must_pause(&self, to: &Destination) -> bool {
+        self.records.iter().all(|record| record.is_past) || self.has_tried(&to.broker.name)
+    }
+
+    /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail.
+    pub(super) fn pause_without_route(&mut self, now: Instant) -> Option<Instant> {
+        self.rules.round?;
+        let until = self.pause_of_round(now);
+        self.leaves_time(until).then_some(until)
+    }
+
+    /// With a delivery timeout: when all brokers have failed, they may be tried again after a pause.
+    fn begin_round(&mut self, now: Instant, route: &TopicRoute, is_aimed: bool) {
+        let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
+        if self.rules.round.is_none()
+            || self.begun == 0
+            || self.stored.is_some()
+            || !is_over
+            || self.not_before.is_some_and(|at| at > now)
+        {
+            return;
+        }
+        if self.records.iter().all(|record| record.is_past) {
+            return;
+        }
+        for record in &mut self.records {
+            record.is_past = true;
+        }
+        self.not_before = Some(self.pause_of_round(now));
+    }
+
+    /// When the next pause, if it begins now, is over.
+    fn after_pause(&mut self, now: Instant) -> Instant {
+        // `Deadline` knows what to do with an endless pause.
+        Deadline::starting(now, self.next_pause()).at()
+    }
+
+    /// Until when to pause between two rounds. The last pause is cut short, so that the message has one more chance before the
+    /// time is over.
+    fn pause_of_round(&mut self, now: Instant) -> Instant {
+        let until = self.after_pause(now);
+        let last_chance = self.deadline.at().checked_sub(LAST_CHANCE).unwrap_or(now);
+        if last_chance > now {
+            until.min(last_chance)
+        } else {
+            until
+        }
+    }
+
+    /// Longer each time, and different for different sends, so that they do not all come back at once.
+    fn next_pause(&mut self) -> Duration {
+        let (first, longest) = self.rules.back_off;
+        let whole = first
+            .saturating_mul(1_u32.checked_shl(self.pauses).unwrap_or(u32::MAX))
+            .min(longest);
+        self.pauses += 1;
+        // The hasher's keys are random and differ from call to call.
+        let percent = u32::try_from(RandomState::new().hash_one(self.pauses) % 51).unwrap_or_default();
+        whole / 100 * (50 + percent)
+    }
+
+    fn leaves_time(&self, at: Instant) -> bool {
+        self.deadline.remaining(at) >= LEAST_TIME_FOR_A_RETRY
+    }
+
+    /// Why the attempt that has just been begun follows another, if it does. Says so once.
+    pub(super) fn take_retried(&mut self) -> Option<RetryOf> {
+        self.retried.take()
+    }
+
+    fn note_end(&mut self, number: u32, reason: RetryReason) {
+        if let Some(to) = self.destination(number) {
+            self.retry_of = Some((Arc::clone(&to.broker.address), reason));
+        }
     }
 
     /// The attempt was answered: the message is stored.
-    pub(super) fn stored(&mut self, number: u32, mut result: SendResult, is_ok: bool) {
-        let attempts = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        let index = position(number);
-        let others_open = self
-            .records
-            .iter()
-            .enumerate()
-            .any(|(other, record)| other != index && record.may_be_stored());
-        result.attempts = attempts;
-        result.may_be_duplicated = others_open;
-        if let Some(record) = self.records.get_mut(index) {
+    pub(super) fn stored(&mut self, number: u32, result: SendResult, is_ok: bool) {
+        self.note_end(number, RetryReason::NotStoreOk);
+        if let Some(record) = self.record(number) {
             record.state = RecordState::Stored;
         }
         self.done = is_ok || !self.rules.retry_another_broker_when_not_store_ok || self.done;
         if is_ok || self.stored.is_none() {
-            self.stored = Some(result);
+            self.stored = Some((number, result));
         }
     }
 
-    /// The attempt failed.
+    /// The attempt could not even be tried: its address is dialled again at that time at the earliest.
+    pub(super) fn closed(&mut self, number: u32, until: Instant) {
+        if let Some(record) = self.record(number) {
+            record.closed_until = Some(until);
+        }
+    }
+
+    /// The attempt failed. Nothing happens if it was over already.
     pub(super) fn failed(&mut self, number: u32, now: Instant, error: Error) {
+        if !self.is_open(number) {
+            return;
+        }
+        self.note_end(number, RetryReason::of(&error));
         if let Some(reason) = self.final_reason(&error) {
             self.stop.get_or_insert(reason);
         }
-        let Some(record) = self.records.get_mut(position(number)) else {
-            return;
-        };
-        if matches!(record.state, RecordState::Awaited | RecordState::Overdue) {
+        if is_busy(&error) {
+            self.not_before = Some(self.after_pause(now));
+        }
+        if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
             record.state = RecordState::Failed { took, error };
         }
@@ -166,7 +312,8 @@ impl SendPlan {
 
     /// No answer came within the attempt's share.
     pub(super) fn overdue(&mut self, number: u32) {
-        if let Some(record) = self.records.get_mut(position(number)) {
+        self.note_end(number, RetryReason::Timeout);
+        if let Some(record) = self.record(number) {
             if matches!(record.state, RecordState::Awaited) {
                 record.state = RecordState::Overdue;
             }
@@ -175,80 +322,91 @@ impl SendPlan {
 
     /// The attempt that is within its share, if any.
     pub(super) fn awaited(&self) -> Option<u32> {
-        let index = self
-            .records
+        let mut records = self.records.iter();
+        records
+            .find(|record| matches!(record.state, RecordState::Awaited))
+            .map(|record| record.number)
+    }
+
+    /// When the attempt was begun.
+    pub(super) fn began(&self, number: u32) -> Option<Instant> {
+        self.records
             .iter()
-            .position(|record| matches!(record.state, RecordState::Awaited))?;
-        u32::try_from(index).ok()
+            .find(|record| record.number == number)
+            .map(|record| record.began)
+    }
+
+    /// Whether the attempt has neither an answer nor failed.
+    pub(super) fn is_open(&self, number: u32) -> bool {
+        self.records
+            .iter()
+            .any(|record| record.number == number && record.is_open())
+    }
+
+    /// Whether any attempt has neither an answer nor failed.
+    pub(super) fn has_open(&self) -> bool {
+        self.records.iter().any(Record::is_open)
+    }
+
+    /// Whether nothing will change any more what [`Self::next`] says.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Begins no further attempt.
+    pub(super) fn stop(&mut self, reason: &'static str) {
+        self.stop.get_or_insert(reason);
+    }
+
+    /// How many attempts have been begun.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun
     }
 
     /// The queue and broker of an attempt.
     pub(super) fn destination(&self, number: u32) -> Option<&Destination> {
-        self.records.get(position(number)).map(|record| &record.to)
+        self.records
+            .iter()
+            .find(|record| record.number == number)
+            .map(|record| &record.to)
     }
 
-    /// Whether the outcome still depends on an attempt that has no verdict.
-    pub(super) fn is_open(&self) -> bool {
-        let has_no_verdict =
-            |record: &Record| matches!(record.state, RecordState::Awaited | RecordState::Overdue);
-        self.stored.is_none() && self.records.iter().any(has_no_verdict)
-    }
-
-    /// The outcome, once. An attempt that has no verdict even now may have stored the message.
+    /// The outcome. Whatever was open has been given up and reported as failed before; an attempt of which that is not
+    /// known counts as one that may be stored.
     pub(super) fn finish(&mut self, now: Instant) -> Result<SendResult, Error> {
         self.done = true;
-        if let Some(stored) = self.stored.take() {
-            return Ok(stored);
+        let records = std::mem::take(&mut self.records);
+        if let Some((number, stored)) = self.stored.take() {
+            let mut others = records.iter().filter(|record| record.number != number);
+            return Ok(SendResult {
+                attempts: self.begun,
+                may_be_duplicated: self.forgotten_unknown || others.any(Record::may_be_stored),
+                ..stored
+            });
         }
-        let began = self.deadline.began();
-        let line = |record: Record| {
-            let (took, error) = match record.state {
-                RecordState::Failed { took, error } => (took, error),
-                RecordState::Awaited | RecordState::Overdue => {
-                    let waited = now.saturating_duration_since(record.began);
-                    let error = Error::Timeout {
-                        phase: Phase::Reply,
-                        target: Arc::clone(&record.to.broker.address),
-                        waited,
-                        written: Written::All,
-                    };
-                    (waited, error)
-                }
-                RecordState::Stored => return None,
-            };
-            let broker_name = Arc::clone(&record.to.broker.name);
-            Some(Attempt::new(broker_name, record.to.queue.queue_id(), took, error))
-        };
-        let attempts: Vec<_> = std::mem::take(&mut self.records)
-            .into_iter()
-            .filter_map(line)
-            .collect();
-        if attempts.is_empty() {
-            let (target, waited) = (Arc::clone(&self.topic), now.saturating_duration_since(began));
+        let elapsed = now.saturating_duration_since(self.deadline.began());
+        if records.is_empty() {
             return Err(Error::Timeout {
                 phase: Phase::Route,
-                target,
-                waited,
+                target: Arc::clone(&self.topic),
+                waited: elapsed,
                 written: Written::Nothing,
             });
         }
+        let attempts = records.into_iter().map(|record| record.account(now)).collect();
         let reason = self.stop.unwrap_or("no attempt is left");
-        let elapsed = now.saturating_duration_since(began);
-        Err(Error::Failed(Box::new(FailedSend::new(
-            Arc::clone(&self.topic),
-            elapsed,
-            reason,
-            attempts,
-        ))))
+        let failed = FailedSend::new(Arc::clone(&self.topic), elapsed, reason, attempts);
+        Err(Error::Failed(Box::new(
+            failed.with_forgotten(self.begun, self.forgotten_unknown),
+        )))
     }
 
     fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Option<Destination> {
-        let is_first = self.records.is_empty();
-        let begun = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        if self.stop.is_some() || begun >= self.rules.attempts {
+        let has_more = self.rules.round.is_some() || self.begun < self.rules.attempts;
+        if self.stop.is_some() || !has_more || !self.may_send_again() {
             return None;
         }
-        if !is_first && self.deadline.remaining(now) < LEAST_TIME_FOR_A_RETRY {
+        if self.begun > 0 && !self.leaves_time(now) {
             return None;
         }
         if let Some(queue) = aimed {
@@ -260,44 +418,96 @@ impl SendPlan {
             // Another copy on the same broker would be no safer than the one that is there.
             return None;
         }
+        let closed = |broker_name: &str| self.closed_until(broker_name).filter(|until| *until > now);
+        // Those that may be dialled now come first, then whichever may be dialled next.
+        let opens_first = route
+            .brokers
+            .iter()
+            .map(|broker| closed(&broker.name))
+            .min()
+            .flatten();
+        let any_closed = route.brokers.iter().any(|broker| closed(&broker.name).is_some());
         let avoid = |broker_name: &str| {
             if untried {
                 self.has_tried(broker_name)
+            } else if any_closed {
+                closed(broker_name) > opens_first
             } else {
                 last.is_some_and(|record| &*record.to.broker.name == broker_name)
             }
         };
-        choose::in_turn(route, |broker| avoid(&broker.name)).cloned()
+        choose::in_turn(route, now, |broker| avoid(&broker.name)).cloned()
     }
 
-    fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination) -> Step {
-        let begun = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        let attempts_left = self.rules.attempts.saturating_sub(begun).max(1);
+    fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {
+        let begun_before = self.records.iter().filter(|record| !record.is_past).count();
+        let begun_before = u32::try_from(begun_before).unwrap_or(u32::MAX);
+        let attempts_left = self.rules.attempts.saturating_sub(begun_before).max(1);
         let is_other = |name: &Arc<str>| **name != *to.broker.name && !self.has_tried(name);
-        let another = route.brokers.iter().any(|broker| is_other(&broker.name));
-        let remaining = self.deadline.remaining(now);
+        let another = !is_aimed && route.brokers.iter().any(|broker| is_other(&broker.name));
+        // With a delivery timeout an attempt lives as long as one send would without.
+        let until = self
+            .rules
+            .round
+            .map_or(self.deadline.at(), |round| (now + round).min(self.deadline.at()));
         let share = if another {
-            now + remaining / attempts_left
+            now + until.saturating_duration_since(now) / attempts_left
         } else {
-            self.deadline.at()
+            until
         };
+        self.retried = self.retry_of.take();
+        let number = self.begun;
+        self.begun = self.begun.saturating_add(1);
+        self.not_before = self.not_before.filter(|not_before| *not_before > now);
+        self.make_room();
+        let state = RecordState::Awaited;
         self.records.push(Record {
+            number,
             to: to.clone(),
             began: now,
             share,
-            state: RecordState::Awaited,
+            until,
+            is_past: false,
+            closed_until: None,
+            state,
         });
         Step::Attempt {
-            number: begun,
+            number,
             to,
             share,
+            until,
         }
     }
 
+    /// Forgets the oldest failed attempt but the first, when there are too many.
+    fn make_room(&mut self) {
+        if self.records.len() < KEPT_RECORDS {
+            return;
+        }
+        let failed = |record: &Record| matches!(record.state, RecordState::Failed { .. });
+        let oldest = self.records.iter().skip(1).position(failed);
+        if let Some(oldest) = oldest {
+            let forgotten = self.records.remove(oldest + 1);
+            self.forgotten_unknown |= forgotten.may_be_stored();
+        }
+    }
+
+    /// Whether what has happened so far allows another attempt.
+    fn may_send_again(&self) -> bool {
+        match self.rules.redelivery {
+            Redelivery::AtLeastOnce => true,
+            Redelivery::NoDuplicates => !self.records.iter().any(Record::may_be_stored),
+            Redelivery::AtMostOnce => self.records.iter().all(Record::never_left),
+        }
+    }
+
+    fn record(&mut self, number: u32) -> Option<&mut Record> {
+        self.records.iter_mut().find(|record| record.number == number)
+    }
+
     fn has_tried(&self, broker_name: &str) -> bool {
-        self.records
-            .iter()
-            .any(|record| &*record.to.broker.name == broker_name)
+        let mut current = self.records.iter().filter(|record| !record.is_past);
+        current.any(|record| &*record.to.broker.name == broker_name)
     }
 
     fn finish_step(&mut self) -> Step {
@@ -321,7 +531,39 @@ impl SendPlan {
     }
 }
 
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::Refused { code, remark, .. } if is_busy_refusal(*code, remark))
+}
+
 impl Record {
+    fn is_open(&self) -> bool {
+        matches!(self.state, RecordState::Awaited | RecordState::Overdue)
+    }
+
+    /// The line of this attempt in the account of a failed send.
+    fn account(self, now: Instant) -> Attempt {
+        let (took, error) = match self.state {
+            RecordState::Failed { took, error } => (took, error),
+            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => {
+                let waited = now.saturating_duration_since(self.began);
+                let error = Error::Timeout {
+                    phase: Phase::Reply,
+                    target: Arc::clone(&self.to.broker.address),
+                    waited,
+                    written: Written::All,
+                };
+                (waited, error)
+            }
+        };
+        let queue_id = self.to.queue.queue_id();
+        Attempt::new(Arc::clone(&self.to.broker.name), queue_id, took, error)
+    }
+
+    /// Whether no broker has seen the whole message because of this attempt.
+    fn never_left(&self) -> bool {
+        matches!(&self.state, RecordState::Failed { error, .. } if error.delivery() == Delivery::NotStored)
+    }
+
     /// Whether this attempt may have left a copy behind.
     fn may_be_stored(&self) -> bool {
         match &self.state {
@@ -329,10 +571,6 @@ impl Record {
             RecordState::Failed { error, .. } => error.delivery() == Delivery::Unknown,
         }
     }
-}
-
-fn position(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -108,6 +108,42 @@ impl SendFailure {
     }
 }
 
+/// There was no room for an asynchronous send: message and closure come back. Nothing was sent, and the closure was not
+/// called.
+#[non_exhaustive]
+pub struct Full<F> {
+    /// The message, unchanged.
+    pub message: Message,
+    /// The closure, to be given again.
+    pub on_done: F,
+}
+
+impl<F> Full<F> {
+    pub(crate) fn new(message: Message, on_done: F) -> Self {
+        Self { message, on_done }
+    }
+}
+
+impl<F> fmt::Debug for Full<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Full")
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Display for Full<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no room for another asynchronous send to topic {}",
+            self.message.topic()
+        )
+    }
+}
+
+impl<F> std::error::Error for Full<F> {}
+
 impl fmt::Display for SendFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)

@@ -1,23 +1,30 @@
 //! What all handles, sends and threads of one producer share, and how it comes into being. Two producers share nothing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    lanes::Lanes,
     permits::Permits,
-    plan::Rules,
-    shutdown::ShutdownReport,
+    plan::RetryOf,
+    shutdown::{LastOutcomes, ShutdownReport},
+    tally::Tally,
 };
 use crate::{
     cluster::{
+        address_map::AddressMap,
+        broker_health::{BrokerHealth, FAULT_RULES_V4_7_0, FAULT_RULES_V5, Failure},
         housekeeping::{Housekeeping, Identity, Intervals},
         name_servers::NameServers,
+        reachability::Detector,
         routes::{Routes, TemplateTopic},
+        topic_route::RouteBroker,
     },
-    config::{BLOCKING_IN_FLIGHT, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
-    error::Error,
+    code::ResponseCode,
+    config::{BLOCKING_IN_FLIGHT, FaultTable, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
+    error::{Error, Phase, is_access_refusal},
     message::names::TEMPLATE_TOPIC,
     net::{
         connection::ConnectionSettings, connections::Connections, sync::Mutex, timer::Timer, workers::Workers,
@@ -36,14 +43,21 @@ pub(crate) struct Shared {
     pub(super) client_id: Arc<str>,
     pub(super) default_region: Arc<str>,
     pub(super) ids: IdMaker,
+    pub(super) started: Instant,
+    pub(super) tally: Tally,
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Connections>,
+    pub(super) name_servers: Arc<NameServers>,
     pub(super) routes: Arc<Routes>,
     pub(super) housekeeping: Arc<Housekeeping>,
+    /// `None` unless latency fault tolerance is on.
+    pub(super) health: Option<Arc<BrokerHealth>>,
+    pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
 }
@@ -64,40 +78,32 @@ impl Shared {
             config.connect_timeout,
             Arc::clone(&timer),
         );
+        let health = broker_health(&config);
         let routes = Routes::new(
             Arc::clone(&connections),
             Arc::clone(&timer),
             Arc::clone(&name_servers),
             config.name_server_timeout,
-            TemplateTopic {
-                // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
-                name: TEMPLATE_TOPIC.into(),
-                most_queues: config.default_topic_queue_nums,
-            },
+            template_topic(&config),
+            health.clone(),
         );
-        let looked_at = Arc::clone(&connections);
-        timer
-            .start(move |now| looked_at.look_at_alarms(now))
-            .map_err(|error| Error::Thread {
-                purpose: "the timer",
-                source: Arc::new(error),
-            })?;
-        let identity = Identity {
-            client_id: Arc::clone(&client_id),
-            producer_group: config.producer_group.as_str().into(),
-        };
-        let intervals = Intervals {
-            route_refresh: config.route_refresh_interval,
-            heartbeat: config.heartbeat_interval,
-            heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
-        };
+        map_addresses(&config, &connections, &name_servers);
+        start_timer(&timer, &connections)?;
+        let asked = health.as_ref().filter(|_| config.reachability_detector);
+        let detector = asked.map(|health| Detector {
+            health: Arc::clone(health),
+            connections: Arc::clone(&connections),
+            routes: Arc::clone(&routes),
+            timer: Arc::clone(&timer),
+        });
         let housekeeping = Housekeeping::start(
-            identity,
-            intervals,
+            identity(&config, &client_id),
+            intervals(&config),
             Arc::clone(&connections),
-            name_servers,
+            Arc::clone(&name_servers),
             Arc::clone(&routes),
             Arc::clone(&timer),
+            detector,
         );
         log::info!(
             "producer {} of group {} started",
@@ -108,31 +114,51 @@ impl Shared {
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
+            started: Instant::now(),
+            tally: Tally::default(),
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             desks: Mutex::default(),
+            lanes: Arc::default(),
             workers: Workers::new(config.callback_threads),
             timer,
             connections,
+            name_servers,
             routes,
             housekeeping,
+            health,
+            last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
         }))
     }
 
-    /// What a send that may go to any queue may do.
-    pub(super) fn rules(&self, retries: u32) -> Rules {
-        Rules {
-            attempts: retries.saturating_add(1),
-            retry_response_codes: Arc::clone(&self.config.retry_response_codes),
-            retry_another_broker_when_not_store_ok: self.config.retry_another_broker_when_not_store_ok,
+    /// An attempt is begun that follows another.
+    pub(super) fn note_retry(&self, retried: Option<RetryOf>) {
+        if let Some((address, reason)) = retried {
+            self.connections.meters.of(&address).retried(reason);
         }
     }
 
-    /// An attempt failed: if that means that the route is out of date, it is looked up again in the background.
-    pub(super) fn learn_from(&self, topic: &Arc<str>, error: &Error) {
-        use crate::code::ResponseCode;
+    /// Counts an attempt that could not be begun, since there was no connection. All others are counted where their
+    /// connection is.
+    fn note_not_connected(&self, error: &Error) {
+        let (Error::Connect { address, .. }
+        | Error::Timeout {
+            phase: Phase::Connect,
+            target: address,
+            ..
+        }) = error
+        else {
+            return;
+        };
+        self.connections.meters.of(address).not_connected(error);
+    }
+
+    /// An attempt failed: if that means that the route is out of date, it is looked up again in the background; and the
+    /// broker may be passed over for a while.
+    pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
+        self.note_not_connected(error);
         let stale = match error {
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             Error::Refused { code, .. } => matches!(
@@ -146,6 +172,57 @@ impl Shared {
         if stale && !self.gate.is_closed() {
             self.routes.refresh(topic);
         }
+        if let (Some(health), Some(broker)) = (&self.health, broker) {
+            if let Some(failure) = self.broker_failure(error) {
+                health.failed(&broker.name, failure, Instant::now());
+            }
+        }
+    }
+
+    /// A broker answered an attempt that was begun then: stored.
+    pub(super) fn learn_from_success(&self, broker: &RouteBroker, began: Instant) {
+        if let Some(health) = &self.health {
+            let now = Instant::now();
+            health.succeeded(&broker.name, now.saturating_duration_since(began), now);
+        }
+    }
+
+    /// A broker has not answered within the share of an attempt.
+    pub(super) fn learn_from_silence(&self, broker: &RouteBroker) {
+        if let Some(health) = &self.health {
+            health.failed(&broker.name, Failure::NoAnswer, Instant::now());
+        }
+    }
+
+    /// What an error says about the broker, if it is the broker's fault. Unlike 4.7.0 and 5.x, a refusal that no other
+    /// broker would answer otherwise is not: else one illegal message would isolate all brokers.
+    fn broker_failure(&self, error: &Error) -> Option<Failure> {
+        match error {
+            Error::Connect { .. } | Error::ConnectionLost { .. } | Error::Protocol { .. } => {
+                Some(Failure::NoAnswer)
+            }
+            Error::Timeout {
+                phase: Phase::Connect | Phase::Write | Phase::Reply,
+                ..
+            } => Some(Failure::NoAnswer),
+            Error::Refused { code, remark, .. }
+                if self.config.retry_response_codes.contains(code) && !is_access_refusal(*code, remark) =>
+            {
+                Some(Failure::Refusal)
+            }
+            _ => None,
+        }
+    }
+
+    /// Replaces the list of name servers.
+    pub(super) fn set_name_servers(&self, list: &str) -> Result<(), Error> {
+        let _inside = self.gate.enter()?;
+        let name_servers = NameServers::parse(list).map_err(|reason| Error::InvalidConfig {
+            setting: "name_servers",
+            reason,
+        })?;
+        self.housekeeping.set_name_servers(name_servers);
+        Ok(())
     }
 }
 
@@ -154,6 +231,62 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(), Error> {
+    let looked_at = Arc::clone(connections);
+    timer
+        .start(move |now| looked_at.look_at_alarms(now))
+        .map_err(|error| Error::Thread {
+            purpose: "the timer",
+            source: Arc::new(error),
+        })
+}
+
+fn template_topic(config: &ProducerConfig) -> TemplateTopic {
+    TemplateTopic {
+        // As 5.x, which asks for this topic whatever the create topic key is; 4.7.0 asks for the key.
+        name: TEMPLATE_TOPIC.into(),
+        most_queues: config.default_topic_queue_nums,
+    }
+}
+
+fn identity(config: &ProducerConfig, client_id: &Arc<str>) -> Identity {
+    Identity {
+        client_id: Arc::clone(client_id),
+        producer_group: config.producer_group.as_str().into(),
+    }
+}
+
+fn intervals(config: &ProducerConfig) -> Intervals {
+    Intervals {
+        route_refresh: config.route_refresh_interval,
+        heartbeat: config.heartbeat_interval,
+        heartbeat_timeout: HEARTBEAT_TIMEOUT.max(config.send_timeout),
+    }
+}
+
+fn broker_health(config: &ProducerConfig) -> Option<Arc<BrokerHealth>> {
+    let rules = match config.fault_table {
+        FaultTable::V4_7_0 => FAULT_RULES_V4_7_0,
+        FaultTable::V5 => FAULT_RULES_V5,
+    };
+    let new = || BrokerHealth::new(rules, config.reachability_detector, Instant::now());
+    config.latency_fault_tolerance.then(|| Arc::new(new()))
+}
+
+/// Has brokers dialled where the user's map says. Name servers are where the user has said already.
+fn map_addresses(config: &ProducerConfig, connections: &Connections, name_servers: &Arc<NameServers>) {
+    if let Some(map) = &config.address_map {
+        let map = Arc::clone(&map.0);
+        let map = AddressMap::new(Box::new(move |advertised| map(advertised)));
+        let name_servers = Arc::clone(name_servers);
+        connections.set_dial_as(Box::new(move |address| {
+            (!name_servers.contains(address))
+                .then(|| map.dialled_as(address))
+                .flatten()
+        }));
     }
 }
 
@@ -183,8 +316,7 @@ fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {
             HeaderSerialization::Binary => Serialization::Binary,
         },
         in_flight_limit: config.max_async_in_flight.saturating_add(BLOCKING_IN_FLIGHT),
-        // A little less than the time of a send, which does not wait for its answer all that long: before it come the
-        // route and the connection.
-        half_open_after: config.send_timeout - config.send_timeout / 8,
+        // A send has used up a little of its time before its request is written.
+        half_open_after: config.send_timeout / 8 * 7,
     }
 }

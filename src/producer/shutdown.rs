@@ -10,17 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::shared::Shared;
+use super::{result::SendFailure, shared::Shared};
+use crate::{
+    error::{Delivery, Error},
+    message::Message,
+    net::deadline::Deadline,
+};
 
-/// For the goodbye when everything else has used up the time.
-const SHORTEST_GOODBYE: Duration = Duration::from_millis(50);
-
-/// For the goodbye however much time is left: a broker that is well answers at once, and one that is not sees the
-/// connection end.
-const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
-
-/// For the last closures when everything else has used up the time.
-const LAST_WORDS: Duration = Duration::from_millis(150);
+/// Kept back for the goodbye when everything else has used up the time, and again for the last closures.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// What was left when a producer was shut down.
 ///
@@ -33,10 +31,19 @@ const LAST_WORDS: Duration = Duration::from_millis(150);
 /// assert!(report.is_clean(), "{report}");
 /// # Ok::<(), rocketmq_producer::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[must_use = "it says whether anything was lost"]
 #[non_exhaustive]
 pub struct ShutdownReport {
+    /// Messages that were stored after the shutdown had begun.
+    pub delivered: usize,
+    /// Messages that are certainly not stored, of sends that ended after the shutdown had begun.
+    pub not_stored: usize,
+    /// Messages that may be stored or not, of sends that ended after the shutdown had begun.
+    pub unknown: usize,
+    /// The messages behind the last two numbers, each with its error. Asynchronous sends have told their closures too, and
+    /// blocking ones their callers.
+    pub failures: Vec<SendFailure>,
     /// Sends that were still under way when the time was over. Each has been ended with an error that says what may have
     /// become of its message.
     pub ended_early: usize,
@@ -49,25 +56,89 @@ pub struct ShutdownReport {
 }
 
 impl ShutdownReport {
-    /// Whether every send had its outcome by itself and every one-way message was written.
+    /// Whether every message that was under way was stored, and every one-way message was written.
     pub fn is_clean(&self) -> bool {
-        self.ended_early == 0 && self.oneway_unwritten == 0
+        self.ended_early == 0 && self.failures.is_empty() && self.oneway_unwritten == 0
     }
 }
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            delivered,
+            not_stored,
+            unknown,
             ended_early,
             oneway_unwritten,
             callback_panics,
             took,
+            ..
         } = self;
         write!(
             f,
-            "shut down in {took:.1?}: {ended_early} sends ended early, {oneway_unwritten} one-way messages not written, \
-             {callback_panics} callbacks panicked"
+            "shut down in {took:.1?}: of the last messages {delivered} stored, {not_stored} not stored, {unknown} unknown \
+             ({ended_early} ended early); {oneway_unwritten} one-way messages not written, {callback_panics} callbacks \
+             panicked"
         )
+    }
+}
+
+/// What became of the sends that ended after the shutdown had begun. Bounded, as those sends are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastOutcomes {
+    delivered: usize,
+    failures: Vec<SendFailure>,
+}
+
+/// Notes the outcome of a send, if the producer is being shut down.
+pub(super) fn note(shared: &Shared, failure: Option<(&Message, &Error)>) {
+    if !shared.gate.is_closed() {
+        return;
+    }
+    let mut last = shared.last_outcomes.lock();
+    match failure {
+        None => last.delivered += 1,
+        Some((message, error)) => last
+            .failures
+            .push(SendFailure::new(message.clone(), error.clone())),
+    }
+}
+
+/// What a flush left behind when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unflushed {
+    /// Sends that have no outcome yet.
+    pub sends: usize,
+    /// One-way messages that are not written yet.
+    pub oneway: usize,
+}
+
+impl fmt::Display for Unflushed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sends, oneway } = self;
+        write!(
+            f,
+            "{sends} sends have no outcome and {oneway} one-way messages are not written yet"
+        )
+    }
+}
+
+impl std::error::Error for Unflushed {}
+
+/// Waits until everything that was accepted before has its outcome, or is written if it is one-way.
+pub(super) fn flush(shared: &Arc<Shared>, within: Duration) -> Result<(), Unflushed> {
+    let until = Deadline::after(within).at();
+    let sends = shared.gate.wait_for_those_inside(until);
+    let connections = shared.connections.all();
+    let oneway = connections
+        .iter()
+        .map(|connection| connection.wait_until_written(until))
+        .sum();
+    if sends == 0 && oneway == 0 {
+        Ok(())
+    } else {
+        Err(Unflushed { sends, oneway })
     }
 }
 
@@ -80,7 +151,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
         // Another thread that is at it waits for the closure that is calling.
         began
     } else {
-        until + SHORTEST_GOODBYE + LAST_WORDS
+        until + 2 * LAST_WORDS
     };
     let Some(mut done) = shared.shut_down.try_lock_until(patience) else {
         return report(shared, shared.gate.others_inside(), began);
@@ -90,21 +161,21 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     }
     shared.gate.wait_until_empty(until);
     let connections = shared.connections.all();
-    connections
-        .iter()
-        .for_each(|connection| connection.wait_until_written(until));
+    for connection in &connections {
+        connection.wait_until_written(until);
+    }
     let ended_early = shared.gate.others_inside();
     shared.housekeeping.stop();
-    let now = Instant::now();
-    let goodbye = until.max(now + SHORTEST_GOODBYE).min(now + LONGEST_GOODBYE);
-    shared.housekeeping.unregister(goodbye);
+    shared
+        .housekeeping
+        .unregister(until.max(Instant::now() + LAST_WORDS));
     shared.routes.close();
     shared.connections.close();
     shared.timer.stop();
-    // Closing has ended what was left, so the closures of that run now.
-    let last_words = until.max(Instant::now() + LAST_WORDS);
-    shared.gate.wait_until_empty(last_words);
-    shared.workers.stop(last_words);
+    // Brokers that do not answer the goodbye cannot take this time.
+    let closures_until = until.max(Instant::now() + LAST_WORDS);
+    shared.gate.wait_until_empty(closures_until);
+    shared.workers.stop(closures_until);
     let report = report(shared, ended_early, began);
     log::info!(
         "producer {} of group {}: {report}",
@@ -116,7 +187,18 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
 }
 
 fn report(shared: &Shared, ended_early: usize, began: Instant) -> ShutdownReport {
+    let last = shared.last_outcomes.lock().clone();
+    let count = |wanted: fn(Delivery) -> bool| {
+        last.failures
+            .iter()
+            .filter(|failure| wanted(failure.error.delivery()))
+            .count()
+    };
     ShutdownReport {
+        delivered: last.delivered,
+        not_stored: count(Delivery::is_not_stored),
+        unknown: count(|delivery| !delivery.is_not_stored()),
+        failures: last.failures,
         ended_early,
         oneway_unwritten: shared.connections.oneway_lost(),
         callback_panics: shared.workers.panics(),

@@ -74,3 +74,57 @@ impl Command {
             .map(|(_, value)| value.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Command;
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::header::Language;
+
+    fn command(serialization: Serialization) -> Command {
+        Command {
+            code: 1,
+            language: Language::JAVA,
+            version: 407,
+            opaque: -9,
+            flag: 1,
+            remark: Some("[REJECTREQUEST]system busy".to_owned()),
+            fields: [("a", "1"), ("b", "2"), ("a", "3")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .to_vec(),
+            serialization,
+            body: b"body".to_vec(),
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_went() {
+        for serialization in [Serialization::Json, Serialization::Binary] {
+            let sent = command(serialization);
+            let mut out = b"before".to_vec();
+            sent.encode(&mut out).unwrap();
+            let (frame, used) = split_frame(&out[6..]).unwrap().unwrap();
+            assert_eq!(used, out.len() - 6);
+            let received = Command::decode(frame).unwrap();
+            assert_eq!(received, sent);
+            assert_eq!(
+                (received.field("a"), received.field("b"), received.field("c")),
+                (Some("3"), Some("2"), None)
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_leaves_the_buffer_as_it_was() {
+        let mut out = b"before".to_vec();
+        assert!(
+            Command {
+                code: 200_050,
+                ..command(Serialization::Binary)
+            }
+            .encode(&mut out)
+            .is_err()
+        );
+        assert_eq!(out, b"before");
+    }
+}

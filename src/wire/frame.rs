@@ -3,6 +3,8 @@
 //! `u32 LEN | u8 serialization type | u24 header length | header | body`, big-endian; LEN counts what follows it
 //! (`RemotingCommand`, `NettyDecoder`). What the header says is the business of `header.rs`.
 
+use byteorder::{BigEndian, ByteOrder};
+
 use super::WireError;
 use super::header::Header;
 use super::limits::{
@@ -62,8 +64,7 @@ pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(FrameRef<'_>, usize)>,
             )));
         }
     };
-    let [high, middle, low] = *header_length;
-    let header_length = usize_of(u32::from_be_bytes([0, high, middle, low]));
+    let header_length = usize_of(BigEndian::read_u24(header_length));
     // Checked to be at least as long as the word of type and header length.
     let content_length = length - MIN_FRAME_LENGTH;
     if header_length > content_length {
@@ -216,7 +217,8 @@ impl FrameBuffer {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Room to add: as much again as has arrived, but not beyond the end of the frame that has begun.
+    /// Room to add: as much again as has arrived, but not beyond the end of the frame that has begun; and one read
+    /// more, so that the frame's last bytes never make the buffer grow again.
     fn growth(&self, waiting: usize) -> usize {
         let front = self
             .bytes
@@ -225,7 +227,8 @@ impl FrameBuffer {
         let frame = front.map_or(0, |length| {
             usize_of(u32::from_be_bytes(*length)).saturating_add(LENGTH_FIELD_BYTES)
         });
-        waiting.min(frame.saturating_sub(waiting)).max(MIN_RECEIVE_SPACE)
+        let missing = frame.checked_sub(waiting).unwrap_or(waiting);
+        waiting.min(missing) + MIN_RECEIVE_SPACE
     }
 
     /// Goes over to memory of `size` bytes, which is enough for those waiting.
@@ -261,5 +264,273 @@ impl FrameBuffer {
     /// Whether bytes of a frame that is not whole yet are waiting: the stream must not end here.
     pub(crate) fn is_within_frame(&self) -> bool {
         self.start < self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FrameBuffer, Serialization, split_frame};
+    use crate::wire::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_RECEIVE_SPACE, RECEIVE_BUFFER_BYTES};
+
+    /// A frame whose header is of no known kind: nothing here looks into it.
+    fn frame(header: &[u8], body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(4 + header.len() + body.len()).unwrap();
+        let header_length = u32::try_from(header.len()).unwrap() | 1 << 24;
+        [&length.to_be_bytes(), &header_length.to_be_bytes(), header, body].concat()
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        split_frame(bytes).unwrap_err().to_string()
+    }
+
+    fn feed(buffer: &mut FrameBuffer, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = buffer.space();
+            assert!(space.len() >= MIN_RECEIVE_SPACE);
+            let count = space.len().min(bytes.len());
+            let (front, rest) = bytes.split_at(count);
+            space[..count].copy_from_slice(front);
+            buffer.filled(count);
+            bytes = rest;
+        }
+    }
+
+    fn drain(buffer: &mut FrameBuffer, found: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+        while let Some(frame) = buffer.next_frame().unwrap() {
+            assert_eq!(frame.serialization, Serialization::Binary);
+            found.push((frame.header.to_vec(), frame.body.to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_cut_from_the_front() {
+        let bytes = [frame(b"head", b"body"), b"more".to_vec()].concat();
+        let (found, used) = split_frame(&bytes).unwrap().unwrap();
+        assert_eq!((found.header, found.body, used), (&b"head"[..], &b"body"[..], 16));
+        let (found, used) = split_frame(&[0, 0, 0, 4, 0, 0, 0, 0]).unwrap().unwrap();
+        assert_eq!(
+            (found.serialization, found.header, found.body, used),
+            (Serialization::Json, &[][..], &[][..], 8)
+        );
+    }
+
+    #[test]
+    fn anything_short_of_a_frame_asks_for_more() {
+        let bytes = frame(b"head", b"body");
+        for end in 0..bytes.len() {
+            assert!(split_frame(&bytes[..end]).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_errors_before_their_bytes_come() {
+        assert_eq!(error(&[0, 0, 0, 0]), "frame length 0 is below 4");
+        assert_eq!(error(&[0, 0, 0, 3]), "frame length 3 is below 4");
+        assert_eq!(error(&[0xFF, 0xFF, 0xFF, 0xF0]), "frame length -16 is negative");
+        assert_eq!(
+            error(&[0, 0xFF, 0xFF, 0xFD]),
+            "frame length 16777213 is over the limit of 16777212"
+        );
+        assert!(split_frame(&[0, 0xFF, 0xFF, 0xFC]).unwrap().is_none());
+        assert_eq!(
+            error(&[0, 0, 0, 20, 0, 0, 0, 17]),
+            "header length 17 goes beyond a frame of length 20"
+        );
+        assert!(split_frame(&[0, 0, 0, 20, 0, 0, 0, 16]).unwrap().is_none());
+        assert_eq!(
+            error(&[0, 0, 0, 20, 7, 0, 0, 1]),
+            "unknown serialization type 7 in a frame"
+        );
+        let [_, high, middle, low] = u32::try_from(MAX_HEADER_BYTES + 1).unwrap().to_be_bytes();
+        assert!(error(&[0, 0xFF, 0xFF, 0xFC, 0, high, middle, low]).contains("over the limit of 1048576"));
+    }
+
+    #[test]
+    fn other_protocols_are_recognised() {
+        for (bytes, expected) in [
+            (
+                &b"HTTP/1.1 400 Bad Request"[..],
+                "looks like an HTTP answer: is this the right port?",
+            ),
+            (b"HTTP", "looks like an HTTP answer: is this the right port?"),
+            (
+                b"GET / HTTP/1.1",
+                "looks like an HTTP request: is this the right port?",
+            ),
+            (b"POST /", "looks like an HTTP request: is this the right port?"),
+            (b"SSH-2.0-x", "looks like an SSH server: is this the right port?"),
+            (
+                &[21, 3, 3, 0, 2, 2, 80],
+                "looks like a TLS alert: does the other side expect TLS?",
+            ),
+            (
+                &[22, 3, 1, 2, 0, 1],
+                "looks like a TLS record: does the other side speak TLS?",
+            ),
+            (b"+PONG", "frame length 726683470 is over the limit of 16777212"),
+        ] {
+            assert_eq!(error(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_frame_passes() {
+        let bytes = frame(&[1; 10], &vec![2; MAX_FRAME_LENGTH - 14]);
+        let mut buffer = FrameBuffer::new();
+        feed(&mut buffer, &bytes);
+        let found = buffer.next_frame().unwrap().unwrap();
+        assert_eq!(
+            (found.header.len(), found.body.len()),
+            (10, MAX_FRAME_LENGTH - 14)
+        );
+    }
+
+    #[test]
+    fn every_way_to_cut_the_stream_in_three_gives_the_same_frames() {
+        let parts: [(&[u8], &[u8]); 5] = [
+            (b"a", b"body one"),
+            (b"", b""),
+            (b"header", b""),
+            (b"", b"x"),
+            (b"zz", &[9; 40]),
+        ];
+        let bytes: Vec<u8> = parts
+            .iter()
+            .flat_map(|(header, body)| frame(header, body))
+            .collect();
+        let expected: Vec<_> = parts
+            .iter()
+            .map(|(header, body)| (header.to_vec(), body.to_vec()))
+            .collect();
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let mut buffer = FrameBuffer::new();
+                let mut found = Vec::new();
+                for piece in [&bytes[..first], &bytes[first..second], &bytes[second..]] {
+                    feed(&mut buffer, piece);
+                    drain(&mut buffer, &mut found);
+                }
+                assert_eq!(found, expected, "cut at {first} and {second}");
+                assert!(!buffer.is_within_frame());
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_stream_of_mixed_frames_survives_any_size_of_read() {
+        let mut sizes = Vec::new();
+        let mut seed: usize = 12345;
+        for _ in 0..300 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let scale = [20, 300, 9000, 70_000][seed >> 40 & 3];
+            sizes.push((seed >> 20) % scale);
+        }
+        let bodies = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, size)| vec![u8::try_from(index % 251).unwrap(); *size]);
+        let expected: Vec<_> = bodies.map(|body| (b"h".to_vec(), body)).collect();
+        let bytes: Vec<u8> = expected
+            .iter()
+            .flat_map(|(header, body)| frame(header, body))
+            .collect();
+        for piece in [997, 8192, 40_000, usize::MAX] {
+            let mut buffer = FrameBuffer::new();
+            let mut found = Vec::new();
+            for chunk in bytes.chunks(piece.min(bytes.len())) {
+                feed(&mut buffer, chunk);
+                drain(&mut buffer, &mut found);
+            }
+            assert_eq!(found, expected, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn memory_follows_the_bytes_that_arrive_and_moves_rarely() {
+        let bytes = frame(b"h", &vec![7; 300_000]);
+        let mut buffer = FrameBuffer::new();
+        let mut moves = 0;
+        let mut place = buffer.bytes.as_ptr();
+        for (index, byte) in bytes.iter().enumerate() {
+            let space = buffer.space();
+            space[0] = *byte;
+            buffer.filled(1);
+            let arrived = index + 1;
+            assert!(
+                buffer.bytes.len() <= RECEIVE_BUFFER_BYTES.max(2 * arrived) + MIN_RECEIVE_SPACE,
+                "{arrived}"
+            );
+            assert!(buffer.bytes.len() <= bytes.len() + MIN_RECEIVE_SPACE);
+            if buffer.bytes.as_ptr() != place {
+                place = buffer.bytes.as_ptr();
+                moves += 1;
+            }
+        }
+        // Each move doubles the room.
+        assert!(moves <= 5, "{moves} moves");
+        assert!(buffer.next_frame().unwrap().is_some());
+    }
+
+    #[test]
+    fn an_announced_length_alone_takes_no_memory() {
+        let mut buffer = FrameBuffer::new();
+        feed(&mut buffer, &[0, 0xFF, 0xFF, 0xFC, 1, 0, 0, 4, 9]);
+        assert!(buffer.next_frame().unwrap().is_none());
+        buffer.space();
+        assert_eq!(buffer.bytes.len(), RECEIVE_BUFFER_BYTES);
+        assert!(buffer.is_within_frame());
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_large_frame() {
+        let mut buffer = FrameBuffer::new();
+        feed(&mut buffer, &frame(b"h", &vec![7; 1_000_000]));
+        assert!(buffer.next_frame().unwrap().is_some());
+        // The next frame has begun already, and loses nothing.
+        let next = frame(b"next", b"body");
+        let (begun, rest) = next.split_at(11);
+        feed(&mut buffer, begun);
+        buffer.space();
+        assert_eq!(buffer.bytes.len(), RECEIVE_BUFFER_BYTES);
+        feed(&mut buffer, rest);
+        let mut found = Vec::new();
+        drain(&mut buffer, &mut found);
+        assert_eq!(found, [(b"next".to_vec(), b"body".to_vec())]);
+    }
+
+    #[test]
+    fn frames_that_nobody_takes_out_do_not_make_reading_quadratic() {
+        let bytes = frame(b"head", &[1; 100]);
+        let mut buffer = FrameBuffer::new();
+        let mut moves = 0;
+        let mut place = buffer.bytes.as_ptr();
+        for _ in 0..20_000 {
+            feed(&mut buffer, &bytes);
+            if buffer.bytes.as_ptr() != place {
+                place = buffer.bytes.as_ptr();
+                moves += 1;
+            }
+        }
+        assert!(moves <= 10, "{moves} moves");
+        let mut found = Vec::new();
+        drain(&mut buffer, &mut found);
+        assert_eq!(found.len(), 20_000);
+    }
+
+    #[test]
+    fn after_an_error_there_are_no_more_frames() {
+        let mut buffer = FrameBuffer::new();
+        feed(&mut buffer, &frame(b"h", b"b"));
+        feed(&mut buffer, &[0xFF; 8]);
+        feed(&mut buffer, &frame(b"h", b"b"));
+        assert!(buffer.next_frame().unwrap().is_some());
+        for _ in 0..3 {
+            assert_eq!(
+                buffer.next_frame().unwrap_err().reason(),
+                "frame length -1 is negative"
+            );
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::frame::{self, Serialization};
+use super::json_text::JsonText;
 use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
 use super::{WireError, header_binary, header_json};
 
@@ -125,47 +126,130 @@ pub(crate) fn parse_boolean(text: &str) -> bool {
     text.eq_ignore_ascii_case("true")
 }
 
+/// So many fields are kept apart while a header is checked; a broker's reply to a send has at most seven.
+const KEPT_FIELDS: usize = 8;
+
 /// The fields of a header (`extFields`) as they were received, checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fields<'a> {
-    /// The JSON object, with its braces; empty for none.
-    Json(&'a str),
-    /// The repeated names and values of the binary header.
-    Binary(&'a [u8]),
+///
+/// The first ones are kept apart, so that the fields of a reply are looked for only once. The others stay in the
+/// received bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields<'a> {
+    serialization: Serialization,
+    // Of JSON, the raw text of `JsonText`.
+    kept: [(&'a str, &'a str); KEPT_FIELDS],
+    count: usize,
+    // What follows the kept ones.
+    rest: Option<FieldReader<'a>>,
 }
 
-impl<'a> Fields<'a> {
-    /// All fields in the order of the wire, fields with the same name included.
-    pub(crate) fn iter(&self) -> FieldIterator<'a> {
-        match *self {
-            Fields::Json(object) => FieldIterator::Json(header_json::FieldReader::new(object)),
-            Fields::Binary(bytes) => FieldIterator::Binary(header_binary::FieldReader::new(bytes)),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.iter()
-            .filter(|(key, _)| key == name)
-            .last()
-            .map(|(_, value)| value)
-    }
-}
-
-/// Iterates over the fields of a header: name and value, borrowed unless JSON escapes had to be resolved.
-#[derive(Debug)]
-pub(crate) enum FieldIterator<'a> {
+/// Reads fields from bytes that have been checked.
+#[derive(Clone, Debug)]
+pub(crate) enum FieldReader<'a> {
     Json(header_json::FieldReader<'a>),
     Binary(header_binary::FieldReader<'a>),
 }
 
-impl<'a> Iterator for FieldIterator<'a> {
-    type Item = (Cow<'a, str>, Cow<'a, str>);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> FieldReader<'a> {
+    /// The next name and value, of JSON as raw text.
+    fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
         match self {
-            FieldIterator::Json(reader) => reader.next(),
-            FieldIterator::Binary(reader) => reader.next(),
+            FieldReader::Json(reader) => reader.next_raw(),
+            FieldReader::Binary(reader) => reader.next_raw(),
         }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// No fields yet.
+    #[inline]
+    pub(super) fn new(serialization: Serialization) -> Self {
+        Self {
+            serialization,
+            kept: [("", ""); KEPT_FIELDS],
+            count: 0,
+            rest: None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+        self.rest = None;
+    }
+
+    /// Adds a field while a header is checked; for JSON as raw text. The first that finds no room asks for a reader
+    /// that gives it and all after it.
+    #[inline]
+    pub(super) fn add(&mut self, name: &'a str, value: &'a str, reader: impl FnOnce() -> FieldReader<'a>) {
+        match self.kept.get_mut(self.count) {
+            Some(slot) => {
+                *slot = (name, value);
+                self.count += 1;
+            }
+            None if self.rest.is_none() => self.rest = Some(reader()),
+            None => {}
+        }
+    }
+
+    fn raw(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let kept = self.kept.into_iter().take(self.count);
+        let mut rest = self.rest.clone();
+        kept.chain(std::iter::from_fn(move || rest.as_mut()?.next_raw()))
+    }
+
+    /// Whether raw text has escapes to resolve.
+    #[inline]
+    fn is_escaped(&self, raw: &str) -> bool {
+        self.serialization == Serialization::Json && JsonText::of_raw(raw).is_escaped()
+    }
+
+    fn text(&self, raw: &'a str) -> Cow<'a, str> {
+        if self.is_escaped(raw) {
+            JsonText::of_raw(raw).text()
+        } else {
+            Cow::Borrowed(raw)
+        }
+    }
+
+    /// All fields in the order of the wire, fields with the same name included. Text is borrowed unless JSON escapes
+    /// have to be resolved.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        self.raw()
+            .map(|(name, value)| (self.text(name), self.text(value)))
+    }
+
+    /// Hands every field to `visit`, in the same order: the way for replies, which are many.
+    #[inline]
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, &str)) {
+        let mut visit_raw = |name: &'a str, value: &'a str| {
+            if self.is_escaped(name) || self.is_escaped(value) {
+                visit(&self.text(name), &self.text(value));
+            } else {
+                visit(name, value);
+            }
+        };
+        for (name, value) in self.kept.iter().take(self.count) {
+            visit_raw(name, value);
+        }
+        if let Some(mut rest) = self.rest.clone() {
+            while let Some((name, value)) = rest.next_raw() {
+                visit_raw(name, value);
+            }
+        }
+    }
+
+    /// The value of the last field with this name.
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        let is_wanted = |raw: &'a str| {
+            if self.is_escaped(raw) {
+                self.text(raw) == name
+            } else {
+                raw == name
+            }
+        };
+        let found = self.raw().filter(|(key, _)| is_wanted(key)).last();
+        found.map(|(_, value)| self.text(value))
     }
 }
 
@@ -316,4 +400,336 @@ fn append_frame(
     }
     out.extend_from_slice(body);
     frame::write_prefix(out, start, serialization, length, header_length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Envelope, FieldWriter, Header, KEPT_FIELDS, Language, encode_frame};
+    use crate::wire::command::Command;
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::limits::{MAX_FIELDS, MAX_FRAME_LENGTH, MAX_HEADER_BYTES};
+
+    const BOTH_FORMS: [Serialization; 2] = [Serialization::Json, Serialization::Binary];
+
+    fn envelope(serialization: Serialization) -> Envelope<'static> {
+        Envelope {
+            code: 310,
+            opaque: -5,
+            flag: 2,
+            language: Language::OTHER,
+            version: 513,
+            remark: None,
+            serialization,
+        }
+    }
+
+    fn encoded(envelope: &Envelope<'_>, write: impl FnOnce(&mut FieldWriter<'_>), body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_frame(&mut out, envelope, write, body).unwrap();
+        out
+    }
+
+    /// Hands the header of a frame with these fields to `check`.
+    fn with_fields(serialization: Serialization, fields: &[(&str, &str)], check: impl FnOnce(&Header<'_>)) {
+        let write =
+            |writer: &mut FieldWriter<'_>| fields.iter().for_each(|(name, value)| writer.text(name, value));
+        let frame = encoded(&envelope(serialization), write, b"");
+        let (frame, _) = split_frame(&frame).unwrap().unwrap();
+        check(&frame.header().unwrap());
+    }
+
+    fn owned(header: &Header<'_>) -> Vec<(String, String)> {
+        header
+            .fields
+            .iter()
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for serialization in BOTH_FORMS {
+            let sent = Envelope {
+                remark: Some("a \"remark\" \u{4e2d}"),
+                ..envelope(serialization)
+            };
+            let write = |writer: &mut FieldWriter<'_>| {
+                writer.text("topic", "caf\u{e9}\n");
+                writer.number("g", 1_795_423_244_454);
+                writer.number("least", i64::MIN);
+                writer.boolean("k", false);
+                writer.boolean("m", true);
+                writer.properties("i", [("TAGS", "TagA"), ("u\"", "\u{1f600}")].into_iter());
+                writer.properties("none", std::iter::empty());
+            };
+            let bytes = encoded(&sent, write, b"body");
+            let (frame, used) = split_frame(&bytes).unwrap().unwrap();
+            assert_eq!(
+                (used, frame.serialization, frame.body),
+                (bytes.len(), serialization, &b"body"[..])
+            );
+            let header = frame.header().unwrap();
+            assert_eq!(
+                (header.code, header.opaque, header.flag, header.version),
+                (310, -5, 2, 513)
+            );
+            assert_eq!(
+                (header.language, header.remark.as_deref()),
+                (Language::OTHER, sent.remark)
+            );
+            assert!(header.is_oneway() && !header.is_response());
+            let expected = [
+                ("topic", "caf\u{e9}\n"),
+                ("g", "1795423244454"),
+                ("least", "-9223372036854775808"),
+                ("k", "false"),
+                ("m", "true"),
+                ("i", "TAGS\u{1}TagA\u{2}u\"\u{1}\u{1f600}\u{2}"),
+                ("none", ""),
+            ];
+            assert_eq!(
+                owned(&header),
+                expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            );
+            for (name, value) in expected {
+                assert_eq!(header.field(name).as_deref(), Some(value));
+            }
+            assert_eq!(header.field("absent"), None);
+        }
+    }
+
+    #[test]
+    fn json_is_json_to_other_readers() {
+        let write = |writer: &mut FieldWriter<'_>| {
+            writer.text("a", "x\u{1}\"\\");
+            writer.number("b", -1);
+            writer.text("\"odd\"", "");
+        };
+        let frame = encoded(&envelope(Serialization::Json), write, b"");
+        let value: serde_json::Value = serde_json::from_slice(&frame[8..]).unwrap();
+        let expected = serde_json::json!({
+            "code": 310, "flag": 2, "language": "OTHER", "opaque": -5, "version": 513, "serializeTypeCurrentRPC": "JSON",
+            "extFields": {"a": "x\u{1}\"\\", "b": "-1", "\"odd\"": ""},
+        });
+        assert_eq!(value, expected);
+        let frame = encoded(&envelope(Serialization::Json), |_| {}, b"");
+        let value: serde_json::Value = serde_json::from_slice(&frame[8..]).unwrap();
+        assert!(value.get("extFields").is_none() && value.get("remark").is_none());
+    }
+
+    #[test]
+    fn any_number_of_fields_comes_back_in_order() {
+        for serialization in BOTH_FORMS {
+            for count in [
+                0,
+                1,
+                KEPT_FIELDS - 1,
+                KEPT_FIELDS,
+                KEPT_FIELDS + 1,
+                3 * KEPT_FIELDS,
+                MAX_FIELDS,
+            ] {
+                let fields: Vec<_> = (0..count)
+                    .map(|number| (format!("n{number}"), format!("v\n{number}")))
+                    .collect();
+                let borrowed: Vec<_> = fields
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect();
+                with_fields(serialization, &borrowed, |header| {
+                    assert_eq!(owned(header), fields);
+                    let mut visited = Vec::new();
+                    header
+                        .fields
+                        .for_each(|name, value| visited.push((name.to_owned(), value.to_owned())));
+                    assert_eq!(visited, fields);
+                    for (name, value) in &borrowed {
+                        assert_eq!(header.field(name).as_deref(), Some(*value));
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn of_fields_with_one_name_the_last_counts() {
+        for serialization in BOTH_FORMS {
+            let mut fields = vec![("a", "1"), ("b", "x"), ("a", "2")];
+            with_fields(serialization, &fields, |header| {
+                assert_eq!(header.field("a").as_deref(), Some("2"));
+            });
+            fields.extend([("filler", ""); KEPT_FIELDS]);
+            fields.push(("a", "3"));
+            with_fields(serialization, &fields, |header| {
+                assert_eq!(header.field("a").as_deref(), Some("3"));
+                assert_eq!(header.field("b").as_deref(), Some("x"));
+            });
+        }
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_quote_is_itself() {
+        for serialization in BOTH_FORMS {
+            with_fields(serialization, &[("\"n", "\"v\\n")], |header| {
+                assert_eq!(header.field("\"n").as_deref(), Some("\"v\\n"));
+                assert_eq!(header.field("n"), None);
+                header
+                    .fields
+                    .for_each(|name, value| assert_eq!((name, value), ("\"n", "\"v\\n")));
+            });
+        }
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_read_as_java_does() {
+        with_fields(
+            Serialization::Json,
+            &[("n", "-7"), ("x", "abc"), ("t", "TRUE"), ("f", "yes"), ("e", "")],
+            |header| {
+                assert_eq!(header.number::<i64>("n").unwrap(), Some(-7));
+                assert_eq!(header.number::<i32>("absent").unwrap(), None);
+                assert!(header.number::<u32>("n").is_err() && header.number::<i32>("e").is_err());
+                let error = header.number::<i32>("x").unwrap_err();
+                assert_eq!(error.reason(), "header field x is not a number that fits: abc");
+                assert_eq!(
+                    (header.boolean("t"), header.boolean("f"), header.boolean("absent")),
+                    (Some(true), Some(false), None)
+                );
+            },
+        );
+    }
+
+    #[test]
+    fn languages_have_names_and_codes() {
+        assert_eq!(
+            (Language::RUST.name(), Language::from_code(13).name()),
+            (Some("RUST"), Some("NODE_JS"))
+        );
+        assert_eq!(
+            (Language::from_name("GO"), Language::from_name("KLINGON")),
+            (Language::GO, Language::UNKNOWN)
+        );
+        assert_eq!(
+            (Language::from_code(99).name(), Language::from_code(99).code()),
+            (None, 99)
+        );
+        assert_eq!(
+            format!("{:?} {:?}", Language::JAVA, Language::UNKNOWN),
+            "JAVA UNKNOWN(255)"
+        );
+    }
+
+    #[test]
+    fn an_unknown_language_is_left_out_of_json_and_kept_in_binary() {
+        for (serialization, language) in [
+            (Serialization::Json, Language::UNKNOWN),
+            (Serialization::Binary, Language::from_code(99)),
+        ] {
+            let frame = encoded(
+                &Envelope {
+                    language,
+                    ..envelope(serialization)
+                },
+                |_| {},
+                b"",
+            );
+            let (frame, _) = split_frame(&frame).unwrap().unwrap();
+            assert_eq!(frame.header().unwrap().language, language);
+        }
+    }
+
+    #[test]
+    fn what_the_form_cannot_carry_leaves_the_buffer_as_it_was() {
+        let mut out = b"before".to_vec();
+        let binary = envelope(Serialization::Binary);
+        for broken in [
+            Envelope {
+                code: 32_768,
+                ..binary
+            },
+            Envelope {
+                code: -32_769,
+                ..binary
+            },
+            Envelope {
+                version: 40_000,
+                ..binary
+            },
+        ] {
+            let error = encode_frame(&mut out, &broken, |_| {}, b"").unwrap_err();
+            assert!(error.reason().contains("16 bits"), "{error}");
+            assert_eq!(out, b"before");
+            // JSON has no such limit.
+            encoded(
+                &Envelope {
+                    serialization: Serialization::Json,
+                    ..broken
+                },
+                |_| {},
+                b"",
+            );
+        }
+        let long_name = "n".repeat(32_768);
+        let write = |writer: &mut FieldWriter<'_>| {
+            writer.text(&long_name, "v");
+            writer.text("after", "v");
+        };
+        assert!(encode_frame(&mut out, &binary, write, b"").is_err());
+        assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn frames_and_headers_over_the_limit_are_refused_and_the_largest_pass() {
+        for serialization in BOTH_FORMS {
+            let empty = encoded(&envelope(serialization), |_| {}, b"").len();
+            let room = MAX_FRAME_LENGTH + 4 - empty;
+            let mut out = Vec::new();
+            encode_frame(&mut out, &envelope(serialization), |_| {}, &vec![0; room]).unwrap();
+            assert_eq!(split_frame(&out).unwrap().unwrap().1, MAX_FRAME_LENGTH + 4);
+            out.clear();
+            let error =
+                encode_frame(&mut out, &envelope(serialization), |_| {}, &vec![0; room + 1]).unwrap_err();
+            assert_eq!(
+                error.reason(),
+                "frame length 16777213 is over the limit of 16777212"
+            );
+            assert!(out.is_empty());
+            let value = "v".repeat(MAX_HEADER_BYTES);
+            assert!(
+                encode_frame(
+                    &mut out,
+                    &envelope(serialization),
+                    |writer| writer.text("n", &value),
+                    b""
+                )
+                .is_err()
+            );
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn frames_are_appended_one_after_the_other() {
+        let mut out = Vec::new();
+        for serialization in BOTH_FORMS {
+            encode_frame(
+                &mut out,
+                &envelope(serialization),
+                |writer| writer.text("a", "b"),
+                b"body",
+            )
+            .unwrap();
+        }
+        let (first, used) = split_frame(&out).unwrap().unwrap();
+        let (second, _) = split_frame(&out[used..]).unwrap().unwrap();
+        let first = Command::decode(first).unwrap();
+        let second = Command::decode(second).unwrap();
+        assert_eq!(
+            Command {
+                serialization: Serialization::Binary,
+                ..first
+            },
+            second
+        );
+    }
 }

@@ -7,91 +7,82 @@
 use std::borrow::Cow;
 
 use super::WireError;
-use super::header::{Envelope, Fields, Header, Language};
-use super::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
+use super::frame::Serialization;
+use super::header::{self, Envelope, Fields, Header, Language};
+use super::limits::{
+    MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_HEADER_BYTES, MAX_REMARK_BYTES,
+};
 
-/// Reads big-endian values from the front of a slice.
+/// Reads big-endian values from the front of a slice; `None` when it does not hold what was asked for.
+#[derive(Clone, Copy, Debug)]
 struct Cursor<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (front, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| WireError::new("binary header ends too early"))?;
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (front, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;
-        Ok(*front)
+        Some(*front)
     }
 
-    fn i16(&mut self) -> Result<i16, WireError> {
+    #[inline]
+    fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_be_bytes)
     }
 
-    fn i32(&mut self) -> Result<i32, WireError> {
+    #[inline]
+    fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 
-    /// `length` bytes; `what` names them in the error.
-    fn bytes(
-        &mut self,
-        length: impl TryInto<usize>,
-        limit: usize,
-        what: &'static str,
-    ) -> Result<&'a [u8], WireError> {
-        let length = length
-            .try_into()
-            .map_err(|_| WireError::new(format!("length of {what} is negative")))?;
-        if length > limit {
-            return Err(WireError::new(format!(
-                "{what} of {length} bytes is over the limit of {limit}"
-            )));
-        }
-        let Some((front, rest)) = self.rest.split_at_checked(length) else {
-            return Err(WireError::new(format!(
-                "{what} of {length} bytes goes beyond the binary header"
-            )));
-        };
+    /// As many bytes as `length` says, unless it is negative or over the limit.
+    #[inline]
+    fn bytes(&mut self, length: i32, limit: usize) -> Option<&'a [u8]> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= limit)?;
+        let (front, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
-        Ok(front)
+        Some(front)
     }
 
-    fn text(
-        &mut self,
-        length: impl TryInto<usize>,
-        limit: usize,
-        what: &'static str,
-    ) -> Result<&'a str, WireError> {
-        let bytes = self.bytes(length, limit, what)?;
-        std::str::from_utf8(bytes).map_err(|_| WireError::new(format!("{what} is not UTF-8")))
+    #[inline]
+    fn text(&mut self, length: i32, limit: usize) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes(length, limit)?).ok()
     }
 
-    fn field(&mut self) -> Result<(&'a str, &'a str), WireError> {
+    #[inline]
+    fn field(&mut self) -> Option<(&'a str, &'a str)> {
         let name_length = self.i16()?;
-        let name = self.text(name_length, MAX_FIELD_NAME_BYTES, "name of a header field")?;
+        let name = self.text(name_length.into(), MAX_FIELD_NAME_BYTES)?;
         let value_length = self.i32()?;
-        let value = self.text(value_length, MAX_FIELD_VALUE_BYTES, "value of a header field")?;
-        Ok((name, value))
+        let value = self.text(value_length, MAX_FIELD_VALUE_BYTES)?;
+        Some((name, value))
     }
 }
 
 /// Decodes and checks a whole header.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Header<'_>, WireError> {
-    let mut cursor = Cursor { rest: bytes };
-    let code = cursor.i16()?.into();
-    let [language] = cursor.array()?;
-    let version = cursor.i16()?.into();
-    let opaque = cursor.i32()?;
-    let flag = cursor.i32()?;
-    let remark_length = cursor.i32()?;
-    let remark = cursor.text(remark_length, MAX_REMARK_BYTES, "remark")?;
-    let fields_length = cursor.i32()?;
-    let fields = cursor.bytes(fields_length, bytes.len(), "header fields")?;
+    decode_parts(&mut Cursor { rest: bytes }).map_err(WireError::new)
+}
+
+fn decode_parts<'a>(cursor: &mut Cursor<'a>) -> Result<Header<'a>, &'static str> {
+    const CUT_SHORT: &str = "binary header ends too early";
+    let code = cursor.i16().ok_or(CUT_SHORT)?.into();
+    let [language] = cursor.array().ok_or(CUT_SHORT)?;
+    let version = cursor.i16().ok_or(CUT_SHORT)?.into();
+    let opaque = cursor.i32().ok_or(CUT_SHORT)?;
+    let flag = cursor.i32().ok_or(CUT_SHORT)?;
+    let remark_length = cursor.i32().ok_or(CUT_SHORT)?;
+    let remark = cursor.text(remark_length, MAX_REMARK_BYTES);
+    let remark = remark.ok_or("remark in a binary header is cut short, over the limit or not UTF-8")?;
+    let fields_length = cursor.i32().ok_or(CUT_SHORT)?;
+    let fields = cursor
+        .bytes(fields_length, MAX_HEADER_BYTES)
+        .ok_or("fields of a binary header are cut short")?;
     if !cursor.rest.is_empty() {
-        return Err(WireError::new("bytes left over behind the binary header"));
+        return Err("bytes left over behind a binary header");
     }
-    check_fields(fields)?;
     Ok(Header {
         code,
         opaque,
@@ -99,43 +90,41 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Header<'_>, WireError> {
         version,
         language: Language::from_code(language),
         remark: (!remark.is_empty()).then_some(Cow::Borrowed(remark)),
-        fields: Fields::Binary(fields),
+        fields: read_fields(fields)?,
     })
 }
 
-fn check_fields(bytes: &[u8]) -> Result<(), WireError> {
+fn read_fields(bytes: &[u8]) -> Result<Fields<'_>, &'static str> {
     let mut cursor = Cursor { rest: bytes };
+    let mut fields = Fields::new(Serialization::Binary);
     let mut count = 0;
     while !cursor.rest.is_empty() {
-        cursor.field()?;
+        let here = cursor;
+        let field = cursor.field();
+        let (name, value) =
+            field.ok_or("field of a binary header is cut short, over the limit or not UTF-8")?;
+        fields.add(name, value, || {
+            header::FieldReader::Binary(FieldReader { cursor: here })
+        });
         count += 1;
         if count > MAX_FIELDS {
-            return Err(WireError::new("header has too many fields"));
+            return Err("header has too many fields");
         }
     }
-    Ok(())
+    Ok(fields)
 }
 
-/// Reads the fields once more; [`decode`] has checked them, so that nothing can be wrong any more.
-#[derive(Debug)]
+/// Reads once more the fields for which [`Fields`] had no room. They have been checked, so that nothing can be wrong
+/// any more.
+#[derive(Clone, Debug)]
 pub(crate) struct FieldReader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
 }
 
 impl<'a> FieldReader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
-    }
-}
-
-impl<'a> Iterator for FieldReader<'a> {
-    type Item = (Cow<'a, str>, Cow<'a, str>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut cursor = Cursor { rest: self.rest };
-        let (name, value) = cursor.field().ok()?;
-        self.rest = cursor.rest;
-        Some((Cow::Borrowed(name), Cow::Borrowed(value)))
+    /// The next name and value.
+    pub(super) fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
+        self.cursor.field()
     }
 }
 
@@ -222,4 +211,125 @@ pub(crate) fn write_properties<'p>(
         out.push(2);
     }
     patch_length(out, start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+    use crate::wire::header::Language;
+    use crate::wire::limits::{MAX_FIELDS, MAX_REMARK_BYTES};
+
+    fn header(remark: &[u8], fields: &[u8]) -> Vec<u8> {
+        let fixed = [0, 10, 9, 1, 0x61, 0xFF, 0xFF, 0xFF, 0xFB, 0, 0, 0, 1];
+        let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_be_bytes();
+        [&fixed, &length(remark)[..], remark, &length(fields), fields].concat()
+    }
+
+    fn field(name: &str, value: &str) -> Vec<u8> {
+        let name_length = i16::try_from(name.len()).unwrap().to_be_bytes();
+        let value_length = i32::try_from(value.len()).unwrap().to_be_bytes();
+        [&name_length, name.as_bytes(), &value_length, value.as_bytes()].concat()
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        decode(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_part_is_read() {
+        let fields = [field("msgId", "x"), field("", "no name"), field("empty", "")].concat();
+        let bytes = header("r\u{e9}".as_bytes(), &fields);
+        let header = decode(&bytes).unwrap();
+        assert_eq!(
+            (header.code, header.opaque, header.flag, header.version),
+            (10, -5, 1, 353)
+        );
+        assert_eq!(
+            (header.language, header.remark.as_deref()),
+            (Language::GO, Some("r\u{e9}"))
+        );
+        let found: Vec<_> = header.fields.iter().collect();
+        let expected = [("msgId", "x"), ("", "no name"), ("empty", "")];
+        assert_eq!(found, expected.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(header.field("").as_deref(), Some("no name"));
+    }
+
+    #[test]
+    fn nothing_is_none() {
+        let bytes = header(b"", b"");
+        assert_eq!(bytes.len(), 21);
+        let header = decode(&bytes).unwrap();
+        assert_eq!((header.remark, header.fields.iter().count()), (None, 0));
+    }
+
+    #[test]
+    fn numbers_are_signed() {
+        let mut bytes = header(b"", b"");
+        bytes[0] = 0xFF;
+        bytes[3] = 0x80;
+        let header = decode(&bytes).unwrap();
+        assert_eq!((header.code, header.version), (-246, -32_671));
+    }
+
+    #[test]
+    fn every_prefix_and_every_addition_is_an_error() {
+        let mut bytes = header(b"remark", &[field("a", "b"), field("c", "d")].concat());
+        assert!(decode(&bytes).is_ok());
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end]).is_err(), "{end}");
+        }
+        bytes.push(0);
+        assert_eq!(error(&bytes), "bytes left over behind a binary header");
+    }
+
+    #[test]
+    fn lengths_that_lie_are_errors() {
+        for word in [[0xFF, 0xFF, 0xFF, 0xFF], [0x7F, 0xFF, 0xFF, 0xFF], [0, 0, 0, 9]] {
+            // The length of the remark, of the fields, and of the value.
+            for place in [13, 17, 24] {
+                let mut bytes = header(b"", &field("a", "b"));
+                bytes[place..place + 4].copy_from_slice(&word);
+                assert!(decode(&bytes).is_err(), "{word:?} at {place}");
+            }
+        }
+        let mut bytes = header(b"", &field("a", "b"));
+        bytes[21] = 0xFF;
+        assert!(error(&bytes).contains("field of a binary header"));
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_an_error() {
+        let sound = header(b"r", &field("a", "b"));
+        for place in [17, 24, 29] {
+            let mut bytes = sound.clone();
+            bytes[place] = 0xFF;
+            assert!(decode(&bytes).is_err(), "{place}");
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let fields = |count: usize| header(b"", &field("n", "v").repeat(count));
+        assert_eq!(
+            decode(&fields(MAX_FIELDS)).unwrap().fields.iter().count(),
+            MAX_FIELDS
+        );
+        assert_eq!(error(&fields(MAX_FIELDS + 1)), "header has too many fields");
+        assert!(decode(&header(&vec![b'r'; MAX_REMARK_BYTES], b"")).is_ok());
+        assert!(error(&header(&vec![b'r'; MAX_REMARK_BYTES + 1], b"")).contains("remark"));
+    }
+
+    #[test]
+    fn no_changed_byte_panics() {
+        let sound = header(b"remark", &[field("a", "b"), field("cc", "")].concat());
+        for place in 0..sound.len() {
+            for byte in 0..=u8::MAX {
+                let mut bytes = sound.clone();
+                bytes[place] = byte;
+                if let Ok(header) = decode(&bytes) {
+                    assert!(header.fields.iter().count() <= 4);
+                }
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::wire::id;
 use crate::wire::message::{BatchElements, StoredRecord, append_batch_element, body_crc};
 use crate::wire::properties::{self, ReadingRules};
 use crate::wire::request::heartbeat::{ReceivedHeartbeat, encode_heartbeat};
-use crate::wire::request::route::{RouteData, RouteDialect};
+use crate::wire::request::route::{BrokerData, QueueData, RouteData, RouteDialect};
 
 const BOTH_RULES: [ReadingRules; 2] = [ReadingRules::V4_7, ReadingRules::V4_9];
 
@@ -243,22 +243,7 @@ pub(super) fn check_route(body: &[u8]) -> Checked {
         &list("brokerDatas").len(),
     )?;
     for (broker, row) in route.broker_datas.iter().zip(list("brokerDatas")) {
-        same(
-            "broker name",
-            &Some(broker.broker_name.as_str()),
-            &row["brokerName"].as_str(),
-        )?;
-        same(
-            "cluster",
-            &Some(broker.cluster.as_str()),
-            &row["cluster"].as_str(),
-        )?;
-        let addresses: serde_json::Map<_, _> = broker
-            .broker_addresses
-            .iter()
-            .map(|(id, address)| (id.to_string(), address.as_str().into()))
-            .collect();
-        same("addresses", &Some(&addresses), &row["brokerAddrs"].as_object())?;
+        check_broker(broker, &row)?;
     }
     same(
         "the number of queue entries",
@@ -266,31 +251,7 @@ pub(super) fn check_route(body: &[u8]) -> Checked {
         &list("queueDatas").len(),
     )?;
     for (queue, row) in route.queue_datas.iter().zip(list("queueDatas")) {
-        same(
-            "broker name",
-            &Some(queue.broker_name.as_str()),
-            &row["brokerName"].as_str(),
-        )?;
-        same(
-            "read queues",
-            &queue.read_queue_nums,
-            &number::<u32>(&row, "readQueueNums")?,
-        )?;
-        same(
-            "write queues",
-            &queue.write_queue_nums,
-            &number::<u32>(&row, "writeQueueNums")?,
-        )?;
-        same("permission", &queue.perm, &number::<u32>(&row, "perm")?)?;
-        let flag = row
-            .get("topicSysFlag")
-            .or(row.get("topicSynFlag"))
-            .and_then(Value::as_i64);
-        same(
-            "system flag",
-            &i64::from(queue.topic_sys_flag),
-            &flag.unwrap_or(0),
-        )?;
+        check_queue(queue, &row)?;
     }
     same(
         "order configuration",
@@ -307,6 +268,50 @@ pub(super) fn check_route(body: &[u8]) -> Checked {
         )?;
     }
     Ok(())
+}
+
+fn check_broker(broker: &BrokerData, row: &Value) -> Checked {
+    same(
+        "broker name",
+        &Some(broker.broker_name.as_str()),
+        &row["brokerName"].as_str(),
+    )?;
+    same(
+        "cluster",
+        &Some(broker.cluster.as_str()),
+        &row["cluster"].as_str(),
+    )?;
+    let address = |(id, address): (&i64, &String)| (id.to_string(), address.as_str().into());
+    let addresses: serde_json::Map<_, _> = broker.broker_addresses.iter().map(address).collect();
+    same("addresses", &Some(&addresses), &row["brokerAddrs"].as_object())
+}
+
+fn check_queue(queue: &QueueData, row: &Value) -> Checked {
+    same(
+        "broker name",
+        &Some(queue.broker_name.as_str()),
+        &row["brokerName"].as_str(),
+    )?;
+    same(
+        "read queues",
+        &queue.read_queue_nums,
+        &number::<u32>(row, "readQueueNums")?,
+    )?;
+    same(
+        "write queues",
+        &queue.write_queue_nums,
+        &number::<u32>(row, "writeQueueNums")?,
+    )?;
+    same("permission", &queue.perm, &number::<u32>(row, "perm")?)?;
+    let flag = row
+        .get("topicSysFlag")
+        .or(row.get("topicSynFlag"))
+        .and_then(Value::as_i64);
+    same(
+        "system flag",
+        &i64::from(queue.topic_sys_flag),
+        &flag.unwrap_or(0),
+    )
 }
 
 /// Puts integer keys, which fastjson leaves bare, into quotes: digits that follow a brace or a comma.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::wire::WireError;
 use crate::wire::header::{FieldWriter, Header};
-use crate::wire::json::{self, Dialect, JsonReader, JsonText};
+use crate::wire::json::{Dialect, JsonReader};
+use crate::wire::json_text;
 use crate::wire::limits::{MAX_ADDRESSES_PER_BROKER, MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
 
 /// The fields of the request; there is no body.
@@ -90,16 +91,16 @@ impl RouteData {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = JsonReader::new(body, Dialect::Fastjson)?;
         let mut route = Self::default();
-        reader.enter_object()?;
-        while let Some(key) = reader.next_key()? {
+        reader.enter_object();
+        while let Some(key) = reader.next_key() {
             if key.is("brokerDatas") {
-                route.broker_datas = read_list(&mut reader, read_broker)?;
+                route.broker_datas = read_list(&mut reader, read_broker);
             } else if key.is("queueDatas") {
-                route.queue_datas = read_list(&mut reader, read_queue)?;
+                route.queue_datas = read_list(&mut reader, read_queue);
             } else if key.is("orderTopicConf") {
-                route.order_topic_conf = optional_text(&mut reader)?;
+                route.order_topic_conf = optional_text(&mut reader);
             } else {
-                reader.skip_value()?;
+                reader.skip_value();
             }
         }
         reader.finish()?;
@@ -134,7 +135,7 @@ impl RouteData {
         out.extend_from_slice(b"],\"filterServerTable\":{}");
         if let Some(conf) = &self.order_topic_conf {
             out.extend_from_slice(b",\"orderTopicConf\":");
-            json::write_string(out, conf);
+            json_text::write_string(out, conf);
         }
         out.extend_from_slice(b",\"queueDatas\":[");
         for (position, queue) in self.queue_datas.iter().enumerate() {
@@ -145,116 +146,114 @@ impl RouteData {
     }
 }
 
-fn read_list<T>(
-    reader: &mut JsonReader<'_>,
-    read: impl Fn(&mut JsonReader<'_>) -> Result<T, WireError>,
-) -> Result<Vec<T>, WireError> {
+/// Reads an array; an element that `read` cannot make sense of must have failed the reader.
+fn read_list<T>(reader: &mut JsonReader<'_>, read: impl Fn(&mut JsonReader<'_>) -> Option<T>) -> Vec<T> {
     let mut list = Vec::new();
-    if reader.take_null()? {
-        return Ok(list);
+    if reader.take_null() {
+        return list;
     }
-    reader.enter_array()?;
-    while reader.next_element()? {
+    reader.enter_array();
+    while reader.next_element() {
         if list.len() == MAX_BROKERS {
-            return Err(WireError::new(format!(
-                "route with more than {MAX_BROKERS} brokers"
-            )));
+            reader.fail(|| WireError::new(format!("route with more than {MAX_BROKERS} brokers")));
         }
-        list.push(read(reader)?);
+        list.extend(read(reader));
     }
-    Ok(list)
+    list
 }
 
-fn optional_text(reader: &mut JsonReader<'_>) -> Result<Option<String>, WireError> {
-    Ok(reader.optional_string()?.map(|text| text.text().into_owned()))
+fn optional_text(reader: &mut JsonReader<'_>) -> Option<String> {
+    reader.optional_string().map(|text| text.text().into_owned())
 }
 
-fn read_broker(reader: &mut JsonReader<'_>) -> Result<BrokerData, WireError> {
+fn read_broker(reader: &mut JsonReader<'_>) -> Option<BrokerData> {
     let mut cluster = None;
     let mut broker_name = None;
     let mut broker_addresses = BTreeMap::new();
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
         if key.is("brokerName") {
-            broker_name = optional_text(reader)?;
+            broker_name = optional_text(reader);
         } else if key.is("cluster") {
-            cluster = optional_text(reader)?;
+            cluster = optional_text(reader);
         } else if key.is("brokerAddrs") {
-            broker_addresses = read_addresses(reader)?;
+            broker_addresses = read_addresses(reader);
         } else {
-            reader.skip_value()?;
+            reader.skip_value();
         }
     }
-    match broker_name {
-        Some(broker_name) => Ok(BrokerData {
-            cluster: cluster.unwrap_or_default(),
-            broker_name,
-            broker_addresses,
-        }),
-        None => Err(WireError::new("broker without a name in route data")),
-    }
+    let Some(broker_name) = broker_name else {
+        reader.fail(|| WireError::new("broker without a name in route data"));
+        return None;
+    };
+    Some(BrokerData {
+        cluster: cluster.unwrap_or_default(),
+        broker_name,
+        broker_addresses,
+    })
 }
 
-fn read_addresses(reader: &mut JsonReader<'_>) -> Result<BTreeMap<i64, String>, WireError> {
+fn read_addresses(reader: &mut JsonReader<'_>) -> BTreeMap<i64, String> {
     let mut addresses = BTreeMap::new();
-    if reader.take_null()? {
-        return Ok(addresses);
+    if reader.take_null() {
+        return addresses;
     }
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
-        let broker_id = broker_id(key)?;
-        if let Some(address) = optional_text(reader)? {
-            if addresses.len() == MAX_ADDRESSES_PER_BROKER {
-                return Err(WireError::new(format!(
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
+        if addresses.len() == MAX_ADDRESSES_PER_BROKER {
+            reader.fail(|| {
+                WireError::new(format!(
                     "broker with more than {MAX_ADDRESSES_PER_BROKER} addresses"
-                )));
-            }
+                ))
+            });
+        }
+        let Ok(broker_id) = key.text().parse() else {
+            reader.fail(|| WireError::new("broker id in route data is no number"));
+            break;
+        };
+        if let Some(address) = optional_text(reader) {
             addresses.insert(broker_id, address);
         }
     }
-    Ok(addresses)
+    addresses
 }
 
-fn broker_id(key: JsonText<'_>) -> Result<i64, WireError> {
-    let text = key.text();
-    text.parse()
-        .map_err(|_| WireError::new(format!("broker id {text:.40} in route data is no number")))
-}
-
-fn read_queue(reader: &mut JsonReader<'_>) -> Result<QueueData, WireError> {
+fn read_queue(reader: &mut JsonReader<'_>) -> Option<QueueData> {
     let mut broker_name = None;
     let mut read_queue_nums = None;
     let mut write_queue_nums = None;
     let mut perm = None;
     let mut topic_sys_flag = None;
-    reader.enter_object()?;
-    while let Some(key) = reader.next_key()? {
+    reader.enter_object();
+    while let Some(key) = reader.next_key() {
         if key.is("brokerName") {
-            broker_name = optional_text(reader)?;
+            broker_name = optional_text(reader);
         } else if key.is("readQueueNums") {
-            read_queue_nums = reader.integer()?;
+            read_queue_nums = reader.integer();
         } else if key.is("writeQueueNums") {
-            write_queue_nums = reader.integer()?;
+            write_queue_nums = reader.integer();
         } else if key.is("perm") {
-            perm = reader.integer()?;
+            perm = reader.integer();
         } else if key.is("topicSysFlag") || key.is("topicSynFlag") {
-            topic_sys_flag = reader.integer()?;
+            topic_sys_flag = reader.integer();
         } else {
-            reader.skip_value()?;
+            reader.skip_value();
         }
     }
-    match (broker_name, read_queue_nums, write_queue_nums, perm) {
-        (Some(broker_name), Some(read_queue_nums), Some(write_queue_nums), Some(perm)) => Ok(QueueData {
-            broker_name,
-            read_queue_nums,
-            write_queue_nums,
-            perm,
-            topic_sys_flag: topic_sys_flag.unwrap_or(0),
-        }),
-        _ => Err(WireError::new(
-            "queue data without broker name, queue counts or permission in a route",
-        )),
-    }
+    let (Some(broker_name), Some(read_queue_nums), Some(write_queue_nums), Some(perm)) =
+        (broker_name, read_queue_nums, write_queue_nums, perm)
+    else {
+        reader
+            .fail(|| WireError::new("queue data without broker name, queue counts or permission in a route"));
+        return None;
+    };
+    Some(QueueData {
+        broker_name,
+        read_queue_nums,
+        write_queue_nums,
+        perm,
+        topic_sys_flag: topic_sys_flag.unwrap_or(0),
+    })
 }
 
 fn write_comma(out: &mut Vec<u8>, position: usize) {
@@ -268,36 +267,254 @@ fn write_broker(out: &mut Vec<u8>, broker: &BrokerData, dialect: RouteDialect) {
     for (position, (broker_id, address)) in broker.broker_addresses.iter().enumerate() {
         write_comma(out, position);
         match dialect {
-            RouteDialect::Fastjson => json::write_integer(out, *broker_id),
+            RouteDialect::Fastjson => json_text::write_integer(out, *broker_id),
             RouteDialect::Standard => {
                 out.push(b'"');
-                json::write_integer(out, *broker_id);
+                json_text::write_integer(out, *broker_id);
                 out.push(b'"');
             }
         }
         out.push(b':');
-        json::write_string(out, address);
+        json_text::write_string(out, address);
     }
     out.extend_from_slice(b"},\"brokerName\":");
-    json::write_string(out, &broker.broker_name);
+    json_text::write_string(out, &broker.broker_name);
     out.extend_from_slice(b",\"cluster\":");
-    json::write_string(out, &broker.cluster);
+    json_text::write_string(out, &broker.cluster);
     out.push(b'}');
 }
 
 fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
     out.extend_from_slice(b"{\"brokerName\":");
-    json::write_string(out, &queue.broker_name);
+    json_text::write_string(out, &queue.broker_name);
     out.extend_from_slice(b",\"perm\":");
-    json::write_integer(out, queue.perm.into());
+    json_text::write_integer(out, queue.perm.into());
     out.extend_from_slice(b",\"readQueueNums\":");
-    json::write_integer(out, queue.read_queue_nums.into());
+    json_text::write_integer(out, queue.read_queue_nums.into());
     out.extend_from_slice(match dialect {
         RouteDialect::Fastjson => b",\"topicSynFlag\":",
         RouteDialect::Standard => b",\"topicSysFlag\":",
     });
-    json::write_integer(out, queue.topic_sys_flag.into());
+    json_text::write_integer(out, queue.topic_sys_flag.into());
     out.extend_from_slice(b",\"writeQueueNums\":");
-    json::write_integer(out, queue.write_queue_nums.into());
+    json_text::write_integer(out, queue.write_queue_nums.into());
     out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BrokerData, GetRoute, QueueData, ReceivedGetRoute, RouteData, RouteDialect};
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::header::{Envelope, Header, Language, encode_frame};
+    use crate::wire::limits::{MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
+
+    /// As 4.7.0 answers for TBW102.
+    const OF_4_7_0: &str = r#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911"},"brokerName":"broker-a","cluster":"DefaultCluster"}],"filterServerTable":{},"queueDatas":[{"brokerName":"broker-a","perm":7,"readQueueNums":8,"topicSynFlag":0,"writeQueueNums":8}]}"#;
+
+    fn parse(text: &str) -> Result<RouteData, String> {
+        RouteData::parse(text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn route() -> RouteData {
+        let broker = BrokerData {
+            cluster: "DefaultCluster".to_owned(),
+            broker_name: "broker-a".to_owned(),
+            broker_addresses: [(0, "127.0.0.1:10911".to_owned())].into(),
+        };
+        let queue = QueueData {
+            broker_name: "broker-a".to_owned(),
+            read_queue_nums: 8,
+            write_queue_nums: 8,
+            perm: 7,
+            topic_sys_flag: 0,
+        };
+        RouteData {
+            broker_datas: vec![broker],
+            queue_datas: vec![queue],
+            order_topic_conf: None,
+        }
+    }
+
+    #[test]
+    fn both_dialects_are_read_and_written() {
+        assert_eq!(parse(OF_4_7_0), Ok(route()));
+        let standard = OF_4_7_0
+            .replace("{0:", "{\"0\":")
+            .replace("topicSynFlag", "topicSysFlag");
+        assert_eq!(parse(&standard), Ok(route()));
+        for (dialect, expected) in [
+            (RouteDialect::Fastjson, OF_4_7_0),
+            (RouteDialect::Standard, &standard),
+        ] {
+            let mut out = Vec::new();
+            route().encode(&mut out, dialect);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn several_brokers_slaves_and_an_order_configuration() {
+        let mut sent = route();
+        sent.broker_datas[0]
+            .broker_addresses
+            .extend([(-1, "[fd00::2]:10911".to_owned()), (2, "slave:1".to_owned())]);
+        sent.broker_datas.push(BrokerData {
+            broker_name: "b\"\u{4e2d}".to_owned(),
+            ..BrokerData::default()
+        });
+        sent.queue_datas.push(QueueData {
+            broker_name: "b".to_owned(),
+            topic_sys_flag: -1,
+            ..QueueData::default()
+        });
+        sent.order_topic_conf = Some("broker-a:4;broker-b:4".to_owned());
+        for dialect in [RouteDialect::Fastjson, RouteDialect::Standard] {
+            let mut out = Vec::new();
+            sent.encode(&mut out, dialect);
+            assert_eq!(RouteData::parse(&out).unwrap(), sent);
+        }
+    }
+
+    #[test]
+    fn what_later_servers_add_is_read_over() {
+        // 5.x with `zoneName`, `enableActingMaster` and the mapping of static topics, whose keys are bare as well.
+        let text = r#"{"brokerDatas":[{"brokerAddrs":{"0":"h:1"},"brokerName":"a","cluster":"c","enableActingMaster":false,"zoneName":"z"}],"filterServerTable":{"a":["x"]},"orderTopicConf":null,"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4,"topicSysFlag":2,"writeQueueNums":4}],"topicQueueMappingByBroker":{"a":{"currIdMap":{0:1,1:2},"epoch":5}}}"#;
+        let route = parse(text).unwrap();
+        assert_eq!(
+            (route.queue_datas[0].topic_sys_flag, route.order_topic_conf),
+            (2, None)
+        );
+        assert_eq!(parse("{}"), Ok(RouteData::default()));
+        assert_eq!(
+            parse(r#"{"brokerDatas":null,"queueDatas":null}"#),
+            Ok(RouteData::default())
+        );
+        let without_addresses = parse(r#"{"brokerDatas":[{"brokerName":"a","brokerAddrs":null}]}"#).unwrap();
+        assert!(without_addresses.broker_datas[0].broker_addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_route_is_an_error() {
+        let queue = "queue data without broker name, queue counts or permission in a route";
+        for (text, expected) in [
+            ("", "JSON text ends where object was expected"),
+            ("[]", "no object at byte 0 of the JSON text"),
+            (
+                r#"{"brokerDatas":[{"cluster":"c"}]}"#,
+                "broker without a name in route data",
+            ),
+            (
+                r#"{"brokerDatas":[{"brokerName":"a","brokerAddrs":{"x":"h:1"}}]}"#,
+                "broker id in route data is no number",
+            ),
+            (r#"{"queueDatas":[{}]}"#, queue),
+            (
+                r#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4}]}"#,
+                queue,
+            ),
+            (
+                r#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":-4}]}"#,
+                "JSON number -4 is out of range",
+            ),
+            (
+                r#"{"queueDatas":[{"brokerName":5}]}"#,
+                "no string at byte 29 of the JSON text",
+            ),
+            (r#"{"queueDatas":[1]}"#, "no object at byte 15 of the JSON text"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+        for end in 0..OF_4_7_0.len() {
+            assert!(parse(&OF_4_7_0[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_panics() {
+        for place in 0..OF_4_7_0.len() {
+            for byte in b"\"\\{}[]:,0-9ex\x00\xff" {
+                let mut bytes = OF_4_7_0.as_bytes().to_vec();
+                bytes[place] = *byte;
+                if let Ok(route) = RouteData::parse(&bytes) {
+                    assert!(route.broker_datas.len() <= 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let with_queues = |read: u32, write: u32| {
+            format!(
+                r#"{{"queueDatas":[{{"brokerName":"a","perm":6,"readQueueNums":{read},"writeQueueNums":{write}}},{{"brokerName":"b","perm":6,"readQueueNums":1,"writeQueueNums":1}}]}}"#
+            )
+        };
+        assert!(parse(&with_queues(MAX_QUEUES_PER_TOPIC - 1, MAX_QUEUES_PER_TOPIC - 1)).is_ok());
+        for (read, write) in [
+            (MAX_QUEUES_PER_TOPIC, 0),
+            (0, MAX_QUEUES_PER_TOPIC),
+            (u32::MAX, u32::MAX),
+        ] {
+            assert!(
+                parse(&with_queues(read, write))
+                    .unwrap_err()
+                    .contains("over the limit of 65536")
+            );
+        }
+        let brokers = |count: usize| {
+            format!(
+                r#"{{"brokerDatas":[{}]}}"#,
+                vec![r#"{"brokerName":"a"}"#; count].join(",")
+            )
+        };
+        assert_eq!(
+            parse(&brokers(MAX_BROKERS)).unwrap().broker_datas.len(),
+            MAX_BROKERS
+        );
+        assert_eq!(
+            parse(&brokers(MAX_BROKERS + 1)).unwrap_err(),
+            "route with more than 4096 brokers"
+        );
+        let addresses: Vec<String> = (0..1025).map(|id| format!(r#"{id}:"h""#)).collect();
+        let text = format!(
+            r#"{{"brokerDatas":[{{"brokerName":"a","brokerAddrs":{{{}}}}}]}}"#,
+            addresses.join(",")
+        );
+        assert_eq!(parse(&text).unwrap_err(), "broker with more than 1024 addresses");
+    }
+
+    #[test]
+    fn the_request_is_read_as_it_was_written() {
+        for accept_standard_json_only in [true, false] {
+            let envelope = Envelope {
+                code: 105,
+                opaque: 1,
+                flag: 0,
+                language: Language::OTHER,
+                version: 513,
+                remark: None,
+                serialization: Serialization::Json,
+            };
+            let request = GetRoute {
+                topic: "TopicTest",
+                accept_standard_json_only,
+            };
+            let mut out = Vec::new();
+            encode_frame(&mut out, &envelope, |writer| request.write(writer), b"").unwrap();
+            let (frame, _) = split_frame(&out).unwrap().unwrap();
+            let received = ReceivedGetRoute::decode(&frame.header().unwrap()).unwrap();
+            assert_eq!(
+                received,
+                ReceivedGetRoute {
+                    topic: "TopicTest".into(),
+                    accept_standard_json_only
+                }
+            );
+        }
+        let header = Header::decode(Serialization::Json, br#"{"code":105,"opaque":1}"#).unwrap();
+        assert_eq!(
+            ReceivedGetRoute::decode(&header).unwrap_err().reason(),
+            "request for a route has no topic"
+        );
+    }
 }

@@ -4,11 +4,12 @@
 //! `SEND_REPLY_MESSAGE` (324) and its V2 (325) have the same headers. What the body holds is not looked at here.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_number};
+use crate::wire::header::{FieldWriter, Header, parse_boolean, parse_number};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
 const DEFAULT_REGION: &str = "DefaultRegion";
@@ -70,82 +71,67 @@ impl SendMessage<'_> {
     }
 
     fn write(&self, writer: &mut FieldWriter<'_>, names: &FieldNames) {
-        writer.text(names.producer_group, self.producer_group);
-        writer.text(names.topic, self.topic);
-        writer.text(names.default_topic, self.default_topic);
-        writer.number(
-            names.default_topic_queue_nums,
-            self.default_topic_queue_nums.into(),
-        );
-        writer.number(names.queue_id, self.queue_id.into());
-        writer.number(names.sys_flag, self.sys_flag.into());
-        writer.number(names.born_timestamp, self.born_timestamp_ms);
-        writer.number(names.flag, self.flag.into());
-        writer.properties(names.properties, self.properties.iter());
-        writer.number(names.reconsume_times, self.reconsume_times.into());
-        writer.boolean(names.unit_mode, self.unit_mode);
+        let [
+            producer_group,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            queue_id,
+            sys_flag,
+            born_timestamp,
+            flag,
+            properties,
+            reconsume_times,
+            unit_mode,
+            max_reconsume_times,
+            batch,
+            broker_name,
+        ] = names;
+        writer.text(producer_group, self.producer_group);
+        writer.text(topic, self.topic);
+        writer.text(default_topic, self.default_topic);
+        writer.number(default_topic_queue_nums, self.default_topic_queue_nums.into());
+        writer.number(queue_id, self.queue_id.into());
+        writer.number(sys_flag, self.sys_flag.into());
+        writer.number(born_timestamp, self.born_timestamp_ms);
+        writer.number(flag, self.flag.into());
+        writer.properties(properties, self.properties.iter());
+        writer.number(reconsume_times, self.reconsume_times.into());
+        writer.boolean(unit_mode, self.unit_mode);
         if let Some(times) = self.max_reconsume_times {
-            writer.number(names.max_reconsume_times, times.into());
+            writer.number(max_reconsume_times, times.into());
         }
-        writer.boolean(names.batch, self.batch);
-        if let Some(broker_name) = self.broker_name {
-            writer.text(names.broker_name, broker_name);
+        writer.boolean(batch, self.batch);
+        if let Some(name) = self.broker_name {
+            writer.text(broker_name, name);
         }
     }
 }
 
-/// What the fields are called in one of the two headers.
-struct FieldNames {
-    producer_group: &'static str,
-    topic: &'static str,
-    default_topic: &'static str,
-    default_topic_queue_nums: &'static str,
-    queue_id: &'static str,
-    sys_flag: &'static str,
-    born_timestamp: &'static str,
-    flag: &'static str,
-    properties: &'static str,
-    reconsume_times: &'static str,
-    unit_mode: &'static str,
-    max_reconsume_times: &'static str,
-    batch: &'static str,
-    broker_name: &'static str,
-}
+/// What the fields are called in one of the two headers; both lists are in the order of the letters.
+type FieldNames = [&'static str; 14];
 
-const LONG_NAMES: FieldNames = FieldNames {
-    producer_group: "producerGroup",
-    topic: "topic",
-    default_topic: "defaultTopic",
-    default_topic_queue_nums: "defaultTopicQueueNums",
-    queue_id: "queueId",
-    sys_flag: "sysFlag",
-    born_timestamp: "bornTimestamp",
-    flag: "flag",
-    properties: "properties",
-    reconsume_times: "reconsumeTimes",
-    unit_mode: "unitMode",
-    max_reconsume_times: "maxReconsumeTimes",
-    batch: "batch",
+const LONG_NAMES: FieldNames = [
+    "producerGroup",
+    "topic",
+    "defaultTopic",
+    "defaultTopicQueueNums",
+    "queueId",
+    "sysFlag",
+    "bornTimestamp",
+    "flag",
+    "properties",
+    "reconsumeTimes",
+    "unitMode",
+    "maxReconsumeTimes",
+    "batch",
     // The field that every 5.x request header inherits (`RpcRequestHeader`).
-    broker_name: "bname",
-};
+    "bname",
+];
 
-const SHORT_NAMES: FieldNames = FieldNames {
-    producer_group: "a",
-    topic: "b",
-    default_topic: "c",
-    default_topic_queue_nums: "d",
-    queue_id: "e",
-    sys_flag: "f",
-    born_timestamp: "g",
-    flag: "h",
-    properties: "i",
-    reconsume_times: "j",
-    unit_mode: "k",
-    max_reconsume_times: "l",
-    batch: "m",
-    broker_name: "n",
-};
+const SHORT_NAMES: FieldNames = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n",
+];
 
 /// The header fields of a send as a broker reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,31 +163,84 @@ impl<'a> ReceivedSend<'a> {
             | RequestCode::SEND_REPLY_MESSAGE_V2 => &SHORT_NAMES,
             other => return Err(WireError::new(format!("request code {other} is no send"))),
         };
+        let mut fields = names.map(|name| ReceivedField { name, value: None });
+        // One pass over the header, where asking for each name would take fourteen.
+        for (name, value) in header.fields.iter() {
+            if let Some(field) = fields.iter_mut().find(|field| field.name == name) {
+                field.value = Some(value);
+            }
+        }
+        Self::from_fields(fields)
+    }
+
+    fn from_fields(fields: [ReceivedField<'a>; 14]) -> Result<Self, WireError> {
+        let [
+            producer_group,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            queue_id,
+            sys_flag,
+            born_timestamp,
+            flag,
+            properties,
+            reconsume_times,
+            unit_mode,
+            max_reconsume_times,
+            batch,
+            broker_name,
+        ] = fields;
         Ok(Self {
-            producer_group: required(header.field(names.producer_group), names.producer_group)?,
-            topic: required(header.field(names.topic), names.topic)?,
-            default_topic: required(header.field(names.default_topic), names.default_topic)?,
-            default_topic_queue_nums: required_number(header, names.default_topic_queue_nums)?,
-            queue_id: required_number(header, names.queue_id)?,
-            sys_flag: required_number(header, names.sys_flag)?,
-            born_timestamp_ms: required_number(header, names.born_timestamp)?,
-            flag: required_number(header, names.flag)?,
-            properties: header.field(names.properties).unwrap_or_default(),
-            reconsume_times: header.number(names.reconsume_times)?.unwrap_or(0),
-            unit_mode: header.boolean(names.unit_mode).unwrap_or(false),
-            max_reconsume_times: header.number(names.max_reconsume_times)?,
-            batch: header.boolean(names.batch).unwrap_or(false),
-            broker_name: header.field(names.broker_name),
+            producer_group: producer_group.required()?,
+            topic: topic.required()?,
+            default_topic: default_topic.required()?,
+            default_topic_queue_nums: default_topic_queue_nums.required_number()?,
+            queue_id: queue_id.required_number()?,
+            sys_flag: sys_flag.required_number()?,
+            born_timestamp_ms: born_timestamp.required_number()?,
+            flag: flag.required_number()?,
+            properties: properties.value.unwrap_or_default(),
+            reconsume_times: reconsume_times.number()?.unwrap_or(0),
+            unit_mode: unit_mode.boolean(),
+            max_reconsume_times: max_reconsume_times.number()?,
+            batch: batch.boolean(),
+            broker_name: broker_name.value,
         })
     }
 }
 
-fn required<T>(value: Option<T>, name: &str) -> Result<T, WireError> {
-    value.ok_or_else(|| WireError::new(format!("header field {name} is missing")))
+/// A field by its name, with its value if it has come.
+struct ReceivedField<'a> {
+    name: &'static str,
+    value: Option<Cow<'a, str>>,
 }
 
-fn required_number<T: std::str::FromStr>(header: &Header<'_>, name: &str) -> Result<T, WireError> {
-    required(header.number(name)?, name)
+impl<'a> ReceivedField<'a> {
+    fn missing(&self) -> WireError {
+        WireError::new(format!("header field {} is missing", self.name))
+    }
+
+    fn required(self) -> Result<Cow<'a, str>, WireError> {
+        match self.value {
+            Some(value) => Ok(value),
+            None => Err(self.missing()),
+        }
+    }
+
+    fn number<T: FromStr>(&self) -> Result<Option<T>, WireError> {
+        self.value
+            .as_deref()
+            .map(|text| parse_number(self.name, text))
+            .transpose()
+    }
+
+    fn required_number<T: FromStr>(&self) -> Result<T, WireError> {
+        self.number()?.ok_or_else(|| self.missing())
+    }
+
+    fn boolean(&self) -> bool {
+        self.value.as_deref().is_some_and(parse_boolean)
+    }
 }
 
 /// What a broker says about a stored message (`SendMessageResponseHeader`).
@@ -244,28 +283,28 @@ impl SendReply {
         let mut region_id = None;
         let mut trace_on = true;
         // One pass over the fields, where asking for each by name would take six.
-        for (name, value) in header.fields.iter() {
-            match &*name {
-                "msgId" => offset_message_id = Some(parse_offset_message_id(&value)?),
-                "queueId" => queue_id = Some(parse_number("queueId", &value)?),
-                "queueOffset" => queue_offset = Some(parse_number("queueOffset", &value)?),
-                // Only informs, so text that is no id is not worth losing the news of a stored message.
-                "transactionId" => transaction_id = MessageId::from_text(&value),
-                "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
-                "MSG_REGION" => region_id = Some(value.into()),
-                // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
-                "TRACE_ON" => trace_on = &*value != "false",
-                _ => {}
-            }
+        header.fields.for_each(|name, value| match name {
+            "msgId" => offset_message_id = first_id(value),
+            "queueId" => queue_id = value.parse().ok(),
+            "queueOffset" => queue_offset = value.parse().ok(),
+            "transactionId" => transaction_id = MessageId::from_text(value),
+            "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
+            "MSG_REGION" => region_id = Some(value.into()),
+            // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
+            "TRACE_ON" => trace_on = value != "false",
+            _ => {}
+        });
+        match (offset_message_id, queue_id, queue_offset) {
+            (Some(offset_message_id), Some(queue_id), Some(queue_offset)) => Ok(Self {
+                offset_message_id,
+                queue_id,
+                queue_offset,
+                transaction_id,
+                region_id,
+                trace_on,
+            }),
+            _ => Err(unusable_reply(header)),
         }
-        Ok(Self {
-            offset_message_id: required(offset_message_id, "msgId")?,
-            queue_id: required(queue_id, "queueId")?,
-            queue_offset: required(queue_offset, "queueOffset")?,
-            transaction_id,
-            region_id,
-            trace_on,
-        })
     }
 
     /// Writes the fields as a broker does.
@@ -282,8 +321,325 @@ impl SendReply {
 }
 
 /// The id, or the first of the comma-separated ids that answer a batch.
-fn parse_offset_message_id(text: &str) -> Result<OffsetMessageId, WireError> {
-    let first = text.split_once(',').map_or(text, |(first, _)| first);
-    OffsetMessageId::from_text(first)
-        .ok_or_else(|| WireError::new(format!("msgId {first:.80} is no message id")))
+fn first_id(text: &str) -> Option<OffsetMessageId> {
+    OffsetMessageId::from_text(text.split_once(',').map_or(text, |(first, _)| first))
+}
+
+#[cold]
+fn unusable_reply(header: &Header<'_>) -> WireError {
+    let shown = |name| header.field(name).unwrap_or(Cow::Borrowed("missing"));
+    WireError::new(format!(
+        "reply to a send without a usable place of the message: msgId {:.80}, queueId {:.40}, queueOffset {:.40}",
+        shown("msgId"),
+        shown("queueId"),
+        shown("queueOffset"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PropertyList, ReceivedSend, SendMessage, SendReply};
+    use crate::wire::command::Command;
+    use crate::wire::frame::{Serialization, split_frame};
+    use crate::wire::header::{Envelope, FieldWriter, Header, Language, encode_frame};
+
+    fn envelope(code: i32) -> Envelope<'static> {
+        Envelope {
+            code,
+            opaque: 7,
+            flag: 0,
+            language: Language::OTHER,
+            version: 513,
+            remark: None,
+            serialization: Serialization::Json,
+        }
+    }
+
+    fn frame(code: i32, serialization: Serialization, write: impl FnOnce(&mut FieldWriter<'_>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_frame(
+            &mut out,
+            &Envelope {
+                serialization,
+                ..envelope(code)
+            },
+            write,
+            b"body",
+        )
+        .unwrap();
+        out
+    }
+
+    fn command(frame: &[u8]) -> Command {
+        Command::decode(split_frame(frame).unwrap().unwrap().0).unwrap()
+    }
+
+    fn own() -> Vec<(Box<str>, Box<str>)> {
+        vec![("TAGS".into(), "TagA".into()), ("k\u{e9}".into(), "v\"".into())]
+    }
+
+    fn message(own: &[(Box<str>, Box<str>)]) -> SendMessage<'_> {
+        SendMessage {
+            producer_group: "PG",
+            topic: "TopicTest",
+            default_topic: "TBW102",
+            default_topic_queue_nums: 4,
+            queue_id: 3,
+            sys_flag: 1,
+            born_timestamp_ms: 1_795_423_244_454,
+            flag: -2,
+            properties: PropertyList {
+                own,
+                added: &[("UNIQ_KEY", "FD00"), ("WAIT", "true")],
+            },
+            reconsume_times: 0,
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: false,
+            broker_name: None,
+        }
+    }
+
+    const PROPERTIES: &str = "TAGS\u{1}TagA\u{2}k\u{e9}\u{1}v\"\u{2}UNIQ_KEY\u{1}FD00\u{2}WAIT\u{1}true\u{2}";
+
+    #[test]
+    fn fields_have_the_names_of_their_version() {
+        let own = own();
+        let sent = message(&own);
+        let long = command(&frame(10, Serialization::Json, |writer| sent.write_v1(writer))).fields;
+        let expected = [
+            ("producerGroup", "PG"),
+            ("topic", "TopicTest"),
+            ("defaultTopic", "TBW102"),
+            ("defaultTopicQueueNums", "4"),
+            ("queueId", "3"),
+            ("sysFlag", "1"),
+            ("bornTimestamp", "1795423244454"),
+            ("flag", "-2"),
+            ("properties", PROPERTIES),
+            ("reconsumeTimes", "0"),
+            ("unitMode", "false"),
+            ("batch", "false"),
+        ];
+        let owned = |pair: (&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
+        assert_eq!(long, expected.map(owned));
+        let short = command(&frame(310, Serialization::Binary, |writer| sent.write_v2(writer))).fields;
+        let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "m"];
+        let values = expected.map(|(_, value)| value);
+        let expected: Vec<_> = letters.into_iter().zip(values).map(owned).collect();
+        assert_eq!(short, expected);
+    }
+
+    #[test]
+    fn what_is_sent_is_received_in_both_versions_and_forms() {
+        let own = own();
+        let plain = message(&own);
+        let full = SendMessage {
+            queue_id: -1,
+            unit_mode: true,
+            batch: true,
+            reconsume_times: 2,
+            max_reconsume_times: Some(16),
+            broker_name: Some("broker-a"),
+            ..plain
+        };
+        for sent in [plain, full] {
+            for (code, serialization) in [
+                (10, Serialization::Json),
+                (324, Serialization::Binary),
+                (310, Serialization::Json),
+                (320, Serialization::Binary),
+                (325, Serialization::Json),
+            ] {
+                let bytes = frame(code, serialization, |writer| {
+                    if matches!(code, 10 | 324) {
+                        sent.write_v1(writer);
+                    } else {
+                        sent.write_v2(writer);
+                    }
+                });
+                let (found, _) = split_frame(&bytes).unwrap().unwrap();
+                let received = ReceivedSend::decode(&found.header().unwrap()).unwrap();
+                assert_eq!(
+                    (
+                        &*received.producer_group,
+                        &*received.topic,
+                        &*received.default_topic
+                    ),
+                    ("PG", "TopicTest", "TBW102")
+                );
+                assert_eq!(
+                    (received.default_topic_queue_nums, received.queue_id),
+                    (4, sent.queue_id)
+                );
+                assert_eq!(
+                    (received.sys_flag, received.born_timestamp_ms, received.flag),
+                    (1, 1_795_423_244_454, -2)
+                );
+                assert_eq!(received.properties, PROPERTIES);
+                assert_eq!(
+                    (received.reconsume_times, received.max_reconsume_times),
+                    (sent.reconsume_times, sent.max_reconsume_times)
+                );
+                assert_eq!((received.unit_mode, received.batch), (sent.unit_mode, sent.batch));
+                assert_eq!(received.broker_name.as_deref(), sent.broker_name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_properties_is_that_of_their_text() {
+        assert_eq!(message(&own()).properties.encoded_len(), PROPERTIES.len());
+        assert_eq!(PropertyList::default().encoded_len(), 0);
+        assert_eq!(PropertyList::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_send_without_what_it_must_have_is_refused() {
+        let sound = r#""a":"g","b":"t","c":"T","d":"4","e":"0","f":"0","g":"1","h":"0""#;
+        let decode = |fields: &str, code: i32| {
+            let json = format!(r#"{{"code":{code},"opaque":1,"extFields":{{{fields}}}}}"#);
+            let header = Header::decode(Serialization::Json, json.as_bytes()).unwrap();
+            ReceivedSend::decode(&header)
+                .map(|send| send.topic.into_owned())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(decode(sound, 310), Ok("t".to_owned()));
+        assert_eq!(
+            decode(&sound.replace(r#""b":"t","#, ""), 310),
+            Err("header field b is missing".to_owned())
+        );
+        assert_eq!(
+            decode(&sound.replace(r#","h":"0""#, ""), 310),
+            Err("header field h is missing".to_owned())
+        );
+        let error = decode(&sound.replace(r#""e":"0""#, r#""e":"abc""#), 310).unwrap_err();
+        assert_eq!(error, "header field e is not a number that fits: abc");
+        assert!(decode(&format!(r#"{sound},"j":"x""#), 310).is_err());
+        assert_eq!(
+            decode(sound, 10),
+            Err("header field producerGroup is missing".to_owned())
+        );
+        assert_eq!(
+            decode(sound, 34),
+            Err("request code 34 HEART_BEAT is no send".to_owned())
+        );
+    }
+
+    fn reply(json: &str) -> Result<SendReply, String> {
+        let header = Header::decode(Serialization::Json, json.as_bytes()).unwrap();
+        SendReply::decode(&header).map_err(|error| error.to_string())
+    }
+
+    const FIELDS: &str = r#""queueId":"3","transactionId":"FD00","msgId":"7F0000010000465A00000000000079DE","TRACE_ON":"true","MSG_REGION":"DefaultRegion","queueOffset":"9""#;
+
+    fn reply_with(code: i32, fields: &str) -> Result<SendReply, String> {
+        reply(&format!(
+            r#"{{"code":{code},"extFields":{{{fields}}},"flag":1,"opaque":7}}"#
+        ))
+    }
+
+    #[test]
+    fn replies_to_stored_messages_are_read() {
+        for code in [0, 10, 11, 12] {
+            let reply = reply_with(code, FIELDS).unwrap();
+            assert_eq!(
+                reply.offset_message_id.as_str(),
+                "7F0000010000465A00000000000079DE"
+            );
+            assert_eq!((reply.queue_id, reply.queue_offset), (3, 9));
+            assert_eq!(
+                reply.transaction_id.map(|id| id.to_string()).as_deref(),
+                Some("FD00")
+            );
+            assert_eq!((reply.region_id.clone(), reply.trace_on), (None, true));
+            for serialization in [Serialization::Json, Serialization::Binary] {
+                let bytes = frame(code, serialization, |writer| reply.write(writer));
+                let (found, _) = split_frame(&bytes).unwrap().unwrap();
+                assert_eq!(SendReply::decode(&found.header().unwrap()).unwrap(), reply);
+            }
+        }
+    }
+
+    #[test]
+    fn optional_parts_of_a_reply_have_their_defaults() {
+        let reply = reply_with(
+            0,
+            r#""queueId":0,"msgId":"7F0000010000465A00000000000079DE","queueOffset":18446744073709551615"#,
+        )
+        .unwrap();
+        assert_eq!((reply.queue_id, reply.queue_offset), (0, u64::MAX));
+        assert_eq!(
+            (reply.transaction_id, reply.region_id, reply.trace_on),
+            (None, None, true)
+        );
+        let odd = reply_with(
+            0,
+            &FIELDS
+                .replace("\"true\"", "\"false\"")
+                .replace("DefaultRegion", "hangzhou")
+                .replace("FD00", ""),
+        );
+        let odd = odd.unwrap();
+        assert_eq!(
+            (odd.region_id.as_deref(), odd.trace_on, odd.transaction_id),
+            (Some("hangzhou"), false, None)
+        );
+    }
+
+    #[test]
+    fn a_reply_to_a_batch_gives_its_first_id() {
+        let ids = r#""msgId":"7F0000010000465A0000000000000001,7F0000010000465A0000000000000002""#;
+        let reply = reply_with(0, &format!(r#"{ids},"queueId":"1","queueOffset":"5""#)).unwrap();
+        assert_eq!(
+            reply.offset_message_id.as_str(),
+            "7F0000010000465A0000000000000001"
+        );
+    }
+
+    #[test]
+    fn nothing_is_made_up() {
+        let unusable = |fields: &str, expected: &str| {
+            let error = reply_with(0, fields).unwrap_err();
+            assert!(
+                error.starts_with("reply to a send without a usable place of the message"),
+                "{error}"
+            );
+            assert!(error.contains(expected), "{error}");
+        };
+        unusable("", "msgId missing, queueId missing, queueOffset missing");
+        unusable(&FIELDS.replace("\"queueId\":\"3\",", ""), "queueId missing");
+        unusable(&FIELDS.replace("\"3\"", "\"-1\""), "queueId -1");
+        unusable(&FIELDS.replace("\"3\"", "\"\""), "queueId ,");
+        unusable(&FIELDS.replace("\"9\"", "\"nine\""), "queueOffset nine");
+        unusable(&FIELDS.replace("\"9\"", "\"-1\""), "queueOffset -1");
+        unusable(&FIELDS.replace("7F0000010000465A00000000000079DE", ""), "msgId ,");
+        unusable(
+            &FIELDS.replace("7F0000010000465A00000000000079DE", &"A".repeat(63)),
+            "msgId AAA",
+        );
+        unusable(
+            &FIELDS.replace(
+                "\"queueOffset\":\"9\"",
+                "\"queueOffset\":\"9\",\"queueOffset\":\"x\"",
+            ),
+            "queueOffset x",
+        );
+    }
+
+    #[test]
+    fn other_codes_are_no_success() {
+        for code in [1, 2, 13, 14, 16, 17, 9999, -1] {
+            assert!(
+                reply_with(code, FIELDS)
+                    .unwrap_err()
+                    .contains("does not say that a message was stored")
+            );
+        }
+        assert!(
+            reply(r#"{"code":2,"flag":1,"opaque":7,"remark":"busy"}"#)
+                .unwrap_err()
+                .starts_with("response code 2 SYSTEM_BUSY")
+        );
+    }
 }

@@ -1,0 +1,7 @@
+//! Chapters of the manual that belong to no single item.
+
+#[doc = include_str!("differences.md")]
+pub mod differences {}
+
+#[doc = include_str!("diagnosing.md")]
+pub mod diagnosing {}

@@ -1,0 +1,148 @@
+//! The life of a reader thread: bytes to frames, frames to the waiters that they answer. It holds no lock while it reads or
+//! completes, and runs no user code.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{Connection, ConnectionSettings, EndCause, Manner};
+use crate::{
+    code::{RequestCode, ResponseCode},
+    net::{
+        in_flight::{Moment, ONEWAY_OPAQUE},
+        sync::Ordering,
+        waiter::Outcome,
+    },
+    wire::{
+        WireError,
+        frame::{FrameBuffer, FrameRef, Serialization},
+        header::{Envelope, FLAG_RESPONSE, Header, encode_frame},
+    },
+};
+
+impl Connection {
+    pub(super) fn run_reader(self: Arc<Self>) {
+        /// Ends the connection even if decoding panics, so that nobody waits for ever.
+        struct Guard<'a>(&'a Connection, Option<EndCause>);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                let cause = self
+                    .1
+                    .take()
+                    .unwrap_or_else(|| EndCause::Protocol("the reader thread panicked".into()));
+                self.0.end(cause, false);
+            }
+        }
+        let mut guard = Guard(&self, None);
+        let cause = self.read_until_the_end();
+        guard.1 = Some(cause);
+    }
+
+    fn read_until_the_end(self: &Arc<Self>) -> EndCause {
+        let mut buffer = FrameBuffer::new();
+        loop {
+            let count = match (&self.stream).read(buffer.space()) {
+                Ok(0) => {
+                    let message = "the peer closed the connection";
+                    return EndCause::Io(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return EndCause::Io(Arc::new(error)),
+            };
+            buffer.filled(count);
+            // One look at the clock for all frames of one read.
+            let received = Moment::new(self.epoch, Instant::now());
+            loop {
+                match buffer.next_frame() {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => {
+                        // Before it is handed on: who gets it may ask the next thing at once.
+                        self.unheard_since.set(Moment::NEVER);
+                        if let Err(error) = self.take_in(&frame, received) {
+                            return EndCause::Protocol(error.to_string().into());
+                        }
+                    }
+                    Err(error) => return EndCause::Protocol(error.to_string().into()),
+                }
+            }
+            // Half an answer is none: its rest may never come.
+            if buffer.is_within_frame() {
+                self.unheard_since.set_if_never(received);
+            }
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>, received: Moment) -> Result<(), WireError> {
+        let header = frame.header()?;
+        if !self.has_spoken() {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
+        if !header.is_response() {
+            self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
+            self.decline(&header, frame.serialization);
+            return Ok(());
+        }
+        let Some(entry) = self.in_flight.take(header.opaque) else {
+            self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
+            log::debug!(
+                "{}: dropped a reply that nobody waits for (opaque {})",
+                self.address,
+                header.opaque
+            );
+            return Ok(());
+        };
+        if let Some(judge) = entry.waiter.judge() {
+            let took = entry.registered.until(received);
+            self.meter.answered(judge, &self.address, &header, took);
+        }
+        let outcome = Outcome::Reply {
+            address: &self.address,
+            header: &header,
+            body: frame.body,
+        };
+        entry.waiter.complete(entry.ticket, outcome);
+        Ok(())
+    }
+
+    /// Answers a request of the broker that this client does not serve, unless it is one-way. What consumers are asked
+    /// for, a producer does not have either.
+    fn decline(self: &Arc<Self>, header: &Header<'_>, serialization: Serialization) {
+        log::debug!(
+            "{}: the broker asked for {}, which is not served",
+            self.address,
+            RequestCode::new(header.code)
+        );
+        if header.is_oneway() {
+            return;
+        }
+        let remark = format!(" request type {} not supported", header.code);
+        let ConnectionSettings {
+            language, version, ..
+        } = self.settings;
+        let envelope = Envelope {
+            code: ResponseCode::REQUEST_CODE_NOT_SUPPORTED.value(),
+            opaque: header.opaque,
+            flag: FLAG_RESPONSE,
+            language,
+            version,
+            remark: Some(&remark),
+            serialization,
+        };
+        // Known by the number that nobody waits for: it is no message that could be lost.
+        // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
+        let until = Instant::now();
+        let next = self
+            .outgoing
+            .append(Manner::Queued { until }, remark.len(), |out| {
+                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
+            });
+        if let Ok(next) = next {
+            self.carry_out(next);
+        } else {
+            log::debug!("{}: no room for the answer to the broker's request", self.address);
+        }
+    }
+}

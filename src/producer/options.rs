@@ -1,0 +1,65 @@
+//! What one send wishes, and what that makes of the producer's settings.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    plan::Rules,
+    target::{Aim, Target},
+};
+use crate::{
+    config::{ProducerConfig, Redelivery},
+    error::Error,
+    net::deadline::Deadline,
+};
+
+/// The wishes of one send. Without any it is the producer's settings that count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    pub(super) target: Option<Target>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) redelivery: Option<Redelivery>,
+    pub(super) ordered: bool,
+}
+
+impl Options {
+    pub(super) fn aim(&self) -> Option<&Aim> {
+        self.target.as_ref().map(|target| &target.0)
+    }
+
+    /// Checks what belongs together.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.ordered && self.target.is_none() {
+            let reason = "an ordered send needs a target: a queue, a key or a selector".to_owned();
+            return Err(Error::InvalidMessage { reason });
+        }
+        Ok(())
+    }
+
+    /// When a send that begins now must be over.
+    pub(super) fn deadline(&self, config: &ProducerConfig) -> Deadline {
+        let usual = config.delivery_timeout.unwrap_or(config.send_timeout);
+        Deadline::after(self.timeout.unwrap_or(usual))
+    }
+
+    /// When a one-way send that begins now must be over: it is never repeated.
+    pub(super) fn oneway_deadline(&self, config: &ProducerConfig) -> Deadline {
+        Deadline::after(self.timeout.unwrap_or(config.send_timeout))
+    }
+
+    /// What the send may do. `retries` is the number for a send that may go to any queue, or that is alone in its queue.
+    pub(super) fn rules(&self, config: &ProducerConfig, retries: u32) -> Rules {
+        let retries = if self.target.is_some() && !self.ordered {
+            0
+        } else {
+            retries
+        };
+        Rules {
+            attempts: retries.saturating_add(1),
+            retry_response_codes: Arc::clone(&config.retry_response_codes),
+            retry_another_broker_when_not_store_ok: config.retry_another_broker_when_not_store_ok,
+            redelivery: self.redelivery.unwrap_or(config.redelivery),
+            back_off: config.back_off,
+            round: config.delivery_timeout.map(|_| config.send_timeout),
+        }
+    }
+}

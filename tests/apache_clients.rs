@@ -1,0 +1,296 @@
+//! Apache's own producers send to the embedded cluster, which must store exactly what they were given. So the cluster
+//! is what it says it is for clients that do not share a line with this library.
+
+#![cfg(all(feature = "mock", unix))]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic, and not all of the support is used here"
+)]
+
+#[path = "support/left_out.rs"]
+mod left_out;
+#[path = "support/process.rs"]
+mod process;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use process::run;
+use rocketmq_producer::RequestCode;
+use rocketmq_producer::mock::{MockCluster, MockMessage, ServerVersion};
+
+/// Messages sent in each of the ways sync, async and one-way.
+const COUNT: usize = 50;
+
+/// Messages of the one batch.
+const BATCH: usize = 10;
+
+/// A client that is not done by then is killed.
+const CLIENT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// The first run fetches from Maven Central, or from the Go module proxy.
+const FETCH_DEADLINE: Duration = Duration::from_secs(1300);
+
+const TOPIC: &str = "orders";
+const GROUP: &str = "apache_client_group";
+
+#[test]
+fn java_4_7_0_sends_to_4_7_0() {
+    java("java_4_7_0_sends_to_4_7_0", "4.7.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_4_7_0_sends_to_4_9_7() {
+    java("java_4_7_0_sends_to_4_9_7", "4.7.0", ServerVersion::V4_9_7);
+}
+
+#[test]
+fn java_4_7_0_sends_to_5_5_0() {
+    java("java_4_7_0_sends_to_5_5_0", "4.7.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_5_5_0_sends_to_4_7_0() {
+    java("java_5_5_0_sends_to_4_7_0", "5.5.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_5_5_0_sends_to_4_9_7() {
+    java("java_5_5_0_sends_to_4_9_7", "5.5.0", ServerVersion::V4_9_7);
+}
+
+#[test]
+fn java_5_5_0_sends_to_5_5_0() {
+    java("java_5_5_0_sends_to_5_5_0", "5.5.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn go_sends_to_4_7_0() {
+    go("go_sends_to_4_7_0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn go_sends_to_4_9_7() {
+    go("go_sends_to_4_9_7", ServerVersion::V4_9_7);
+}
+
+#[test]
+fn go_sends_to_5_5_0() {
+    go("go_sends_to_5_5_0", ServerVersion::V5_5_0);
+}
+
+fn java(test: &str, client: &str, server: ServerVersion) {
+    if !left_out::may_run(test, client) {
+        return;
+    }
+    let jars = run(
+        Command::new(path("tests/cluster/get")).arg(client),
+        FETCH_DEADLINE,
+    );
+    let jars = jars.or_panic("tests/cluster/get").stdout;
+    let folder = scratch(test);
+    let mut command = Command::new(left_out::program("java").expect("java"));
+    command
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"])
+        // Netty of 4.7.0 reaches into the JDK.
+        .args([
+            "--add-opens=java.base/java.nio=ALL-UNNAMED",
+            "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+        ])
+        // Apache's client logs into the home folder unless it is told otherwise.
+        .arg(format!("-Duser.home={}", folder.display()))
+        .arg(format!(
+            "-Drocketmq.client.logRoot={}",
+            folder.join("logs").display()
+        ))
+        .args(["-cp", &format!("{}/*", jars.trim())])
+        // Java compiles a single source file itself.
+        .arg(path("tests/clients/java/SendAll.java"));
+    let cluster = send_all(command, server);
+    assert!(cluster.heartbeats() > 0);
+    assert!(cluster.requests(RequestCode::UNREGISTER_CLIENT) > 0);
+    // Java numbers the messages by their flag, in a batch too.
+    for message in cluster.messages(TOPIC) {
+        let (_, number) = way_and_number(&message);
+        assert_eq!(usize::try_from(message.flag).unwrap(), number, "{message:?}");
+    }
+}
+
+fn go(test: &str, server: ServerVersion) {
+    if left_out::program("go").is_none() {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "{test} must not be left out in CI: no go"
+        );
+        let line = format!("LEFT OUT: {test}: no go on this machine\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    let mut command = Command::new(go_client());
+    command.env("HOME", scratch(test));
+    send_all(command, server);
+}
+
+/// Builds the Go client, once.
+fn go_client() -> &'static Path {
+    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        let client = scratch("go_client").join("send_all");
+        let mut build = Command::new(left_out::program("go").expect("go"));
+        build
+            .args(["build", "-buildvcs=false", "-o"])
+            .arg(&client)
+            .arg(".");
+        run(build.current_dir(path("tests/clients/go")), FETCH_DEADLINE).or_panic("go build");
+        client
+    })
+}
+
+/// Runs a client against a cluster of two brokers and compares what they have stored with what it was given and what
+/// it was answered.
+fn send_all(mut client: Command, server: ServerVersion) -> MockCluster {
+    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
+    let (count, batch) = (COUNT.to_string(), BATCH.to_string());
+    client.args([&cluster.name_servers(), TOPIC, GROUP, &count, &batch]);
+    let output = run(&mut client, CLIENT_DEADLINE).or_panic("the client").stdout;
+
+    let messages = stored(&cluster);
+    for (way, number) in expected() {
+        let message = &messages[&(way, number)];
+        assert_eq!(message.body, format!("body of {way} {number} 中").as_bytes());
+        assert_eq!(message.tags.as_deref(), Some(&*format!("Tag-{way}")));
+        assert_eq!(message.keys, [format!("key-{way}-{number}"), "all".to_owned()]);
+        assert_eq!(message.producer_group, GROUP);
+    }
+    let answers: Vec<Answer> = output.lines().filter_map(Answer::parse).collect();
+    assert_eq!(answers.len(), 2 * COUNT + 1, "{output}");
+    for answer in answers {
+        let count = if answer.way == "batch" { BATCH } else { 1 };
+        assert_eq!(answer.offset_message_ids.len(), count, "{answer:?}");
+        for (place, offset_message_id) in answer.offset_message_ids.iter().enumerate() {
+            let message = &messages[&(answer.way.as_str(), answer.number + place)];
+            assert_eq!(message.offset_message_id.as_str(), offset_message_id);
+            assert_eq!(message.broker_name, answer.broker_name);
+            assert_eq!(message.queue_id, answer.queue_id);
+            assert_eq!(
+                usize::try_from(message.queue_offset).unwrap(),
+                answer.queue_offset + place
+            );
+            if count == 1 {
+                assert_eq!(
+                    message.message_id.map(|id| id.to_string()),
+                    Some(answer.message_id.clone())
+                );
+            }
+        }
+    }
+    cluster
+}
+
+fn expected() -> impl Iterator<Item = (&'static str, usize)> {
+    [
+        ("sync", COUNT),
+        ("async", COUNT),
+        ("oneway", COUNT),
+        ("batch", BATCH),
+    ]
+    .into_iter()
+    .flat_map(|(way, count)| (0..count).map(move |number| (way, number)))
+}
+
+/// All messages by way and number: none is missing, doubled or unexpected.
+fn stored(cluster: &MockCluster) -> BTreeMap<(&'static str, usize), MockMessage> {
+    let all = 3 * COUNT + BATCH;
+    let wanted = u64::try_from(all).unwrap();
+    cluster.wait_until(Duration::from_secs(20), |cluster| {
+        cluster.message_count(TOPIC) >= wanted
+    });
+    let messages = cluster.messages(TOPIC);
+    let seen: Vec<_> = messages.iter().map(way_and_number).collect();
+    assert_eq!(messages.len(), all, "{seen:?}");
+    let messages: BTreeMap<_, _> = messages
+        .into_iter()
+        .map(|message| (way_and_number(&message), message))
+        .collect();
+    assert!(messages.keys().copied().eq({
+        let mut expected: Vec<_> = expected().collect();
+        expected.sort_unstable();
+        expected
+    }));
+    messages
+}
+
+/// From the key of a message, after property `way` has said the same.
+fn way_and_number(message: &MockMessage) -> (&'static str, usize) {
+    let parts: Vec<&str> = message.keys[0].split('-').collect();
+    let way = ["sync", "async", "oneway", "batch"]
+        .into_iter()
+        .find(|way| *way == parts[1])
+        .unwrap();
+    assert_eq!(message.property("way"), Some(way));
+    (way, parts[2].parse().unwrap())
+}
+
+/// What a client says about one send.
+#[derive(Debug)]
+struct Answer {
+    way: String,
+    number: usize,
+    message_id: String,
+    offset_message_ids: Vec<String>,
+    broker_name: String,
+    queue_id: u32,
+    queue_offset: usize,
+}
+
+impl Answer {
+    /// `None` for a line of something else, such as a logger's complaint.
+    fn parse(line: &str) -> Option<Answer> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [
+            way,
+            number,
+            message_id,
+            offset_message_ids,
+            broker_name,
+            queue_id,
+            queue_offset,
+        ] = words[..]
+        else {
+            return None;
+        };
+        Some(Answer {
+            way: way.to_owned(),
+            number: number.parse().ok()?,
+            message_id: message_id.to_owned(),
+            offset_message_ids: offset_message_ids.split(',').map(str::to_owned).collect(),
+            broker_name: broker_name.to_owned(),
+            queue_id: queue_id.parse().ok()?,
+            queue_offset: queue_offset.parse().ok()?,
+        })
+    }
+}
+
+fn path(in_crate: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(in_crate)
+}
+
+/// An empty folder under the build folder.
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("apache_clients")
+        .join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}

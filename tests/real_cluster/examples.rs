@@ -1,0 +1,112 @@
+//! The three programs that every RocketMQ user knows from the quick start, run as processes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    Shared,
+    support::{ReadMessage, RealCluster, read_all, run},
+};
+
+const TOPIC: &str = "TopicTest";
+
+pub(crate) fn quick_start_examples(version: &str) {
+    let cluster = Shared::Open.of(version);
+    let mut known = BTreeSet::new();
+    let hello: BTreeSet<_> = (0..100).map(|i| format!("Hello RocketMQ {i}")).collect();
+
+    let (said, sent) = run_and_read(&cluster, "sync_producer", &mut known);
+    assert_eq!(texts(&sent), hello);
+    assert!(
+        sent.iter()
+            .all(|message| message.tags.as_deref() == Some("TagA") && message.keys.is_none())
+    );
+    for message in &sent {
+        assert!(
+            said.contains(&message.message_id),
+            "{} is not in the output:\n{said}",
+            message.message_id
+        );
+    }
+
+    let (said, sent) = run_and_read(&cluster, "async_producer", &mut known);
+    assert_eq!(texts(&sent), BTreeSet::from(["Hello world".to_owned()]));
+    assert!(
+        sent.iter()
+            .all(|message| message.keys.as_deref() == Some("OrderID188"))
+    );
+    assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
+    for message in &sent {
+        assert!(
+            said.contains(&message.message_id),
+            "{} is not in the output:\n{said}",
+            message.message_id
+        );
+    }
+
+    let (_, sent) = run_and_read(&cluster, "oneway_producer", &mut known);
+    assert_eq!(texts(&sent), hello);
+    assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
+}
+
+fn texts(messages: &[ReadMessage]) -> BTreeSet<String> {
+    messages.iter().map(|message| message.text().to_owned()).collect()
+}
+
+/// Runs one example against the cluster; returns what it said and the exactly 100 messages that it added.
+fn run_and_read(
+    cluster: &RealCluster,
+    example: &str,
+    known: &mut BTreeSet<String>,
+) -> (String, Vec<ReadMessage>) {
+    let mut command = Command::new(&programs()[example]);
+    command.env("NAMESRV_ADDR", &cluster.name_servers);
+    let said = run(&mut command, Duration::from_secs(60))
+        .or_panic(example)
+        .stdout;
+    let expected = known.len() + 100;
+    let mut read = read_all(cluster, &[TOPIC], expected);
+    assert_eq!(
+        read.len(),
+        expected,
+        "messages after {example}, which said:\n{said}"
+    );
+    read.retain(|message| known.insert(message.message_id.clone()));
+    assert_eq!(read.len(), 100, "message ids were given out twice");
+    assert!(read.iter().all(|message| message.born_host == "127.0.0.1"));
+    (said, read)
+}
+
+/// The built examples. After `cargo test --all-features` this has nothing left to build.
+fn programs() -> &'static BTreeMap<String, PathBuf> {
+    static PROGRAMS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+            "build",
+            "--quiet",
+            "--examples",
+            "--all-features",
+            "--message-format=json",
+        ]);
+        let told = run(&mut cargo, Duration::from_secs(600))
+            .or_panic("cargo build --examples")
+            .stdout;
+        let artifacts = told
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        artifacts
+            .filter_map(|artifact| {
+                let name = artifact["target"]["name"].as_str()?;
+                Some((name.to_owned(), artifact["executable"].as_str()?.into()))
+            })
+            .collect()
+    })
+}

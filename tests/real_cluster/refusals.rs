@@ -1,0 +1,94 @@
+//! What a real cluster says no to, and what it accepts with a warning.
+
+use rocketmq_producer::{Error, Message, ResponseCode, SendStatus};
+
+use crate::{Shared, find, producer, shut_down, support::read_all};
+
+pub(crate) fn a_topic_that_cannot_be_created_has_no_route(version: &str) {
+    let cluster = Shared::Strict.of(version);
+    let producer = producer(&cluster, "no_route");
+    let error = producer.send(&Message::new("nowhere", "x").unwrap()).unwrap_err();
+    assert!(matches!(error, Error::NoRoute { .. }), "{error:?}");
+    assert!(error.to_string().contains("nowhere"), "{error}");
+
+    // The producer is none the worse for it, and finds the topic once it is there.
+    cluster.create_topic("nowhere", 1);
+    let result = producer
+        .send(&Message::new("nowhere", "now here").unwrap())
+        .unwrap();
+    shut_down(&producer);
+    let read = read_all(&cluster, &["nowhere"], 1);
+    assert_eq!(find(&read, &result).text(), "now here");
+    assert_eq!(read.len(), 1);
+}
+
+pub(crate) fn a_body_over_the_own_limit_is_not_sent(version: &str) {
+    let cluster = Shared::Open.of(version);
+    let producer = producer(&cluster, "own_limit");
+    let over = Message::builder("own_limit")
+        .body(vec![b'x'; 4 * 1024 * 1024 + 1])
+        .build();
+    let error = over.and_then(|message| producer.send(&message)).unwrap_err();
+    assert!(matches!(error, Error::InvalidMessage { .. }), "{error:?}");
+    assert!(error.to_string().contains("4194305"), "{error}");
+
+    // What is just under the limit reaches the broker and comes back whole.
+    let body: Vec<u8> = (0..=250).cycle().take(4 * 1024 * 1024 - 1024).collect();
+    let result = producer
+        .send(&Message::new("own_limit", body.clone()).unwrap())
+        .unwrap();
+    shut_down(&producer);
+    let read = read_all(&cluster, &["own_limit"], 1);
+    assert_eq!(read.len(), 1);
+    assert!(find(&read, &result).body == body, "the body changed on its way");
+}
+
+pub(crate) fn a_body_over_the_brokers_limit_is_refused_with_code_13(version: &str) {
+    let cluster = Shared::Strict.of(version);
+    cluster.create_topic("broker_limit", 1);
+    let producer = producer(&cluster, "broker_limit");
+    let error = producer
+        .send(&Message::new("broker_limit", vec![b'x'; 70_000]).unwrap())
+        .unwrap_err();
+    assert_eq!(error.response_code(), Some(ResponseCode::new(13)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("13") && text.contains("message is illegal"),
+        "{text}"
+    );
+
+    let result = producer
+        .send(&Message::new("broker_limit", "short").unwrap())
+        .unwrap();
+    shut_down(&producer);
+    let read = read_all(&cluster, &["broker_limit"], 1);
+    assert_eq!(read.len(), 1);
+    assert_eq!(find(&read, &result).text(), "short");
+}
+
+/// Accepted, stored, but not as safe as the broker was told to make it: a success with a warning.
+pub(crate) fn a_missing_slave_is_told_and_the_message_stored(version: &str) {
+    let cluster = Shared::Strict.of(version);
+    cluster.create_topic("no_slave", 1);
+    let producer = producer(&cluster, "no_slave");
+    let queues = producer.publish_queues("no_slave").unwrap();
+    let queue = queues
+        .into_iter()
+        .find(|queue| queue.broker_name() == "broker-b")
+        .unwrap();
+    let result = producer
+        .to(queue)
+        .send(&Message::new("no_slave", "alone").unwrap())
+        .unwrap();
+    let expected = if version.starts_with('4') {
+        SendStatus::SlaveNotAvailable
+    } else {
+        SendStatus::FlushSlaveTimeout
+    };
+    assert_eq!(result.status, expected);
+    assert_eq!(result.attempts, 1);
+    shut_down(&producer);
+    let read = read_all(&cluster, &["no_slave"], 1);
+    assert_eq!(read.len(), 1);
+    assert_eq!(find(&read, &result).text(), "alone");
+}
