@@ -32,7 +32,7 @@ fn a_flush_waits_for_what_was_accepted_before_it_callbacks_included() {
         for _ in 0..3 {
             let done = done.clone();
             producer.send_async(message("orders"), move |outcome| {
-                done.send(outcome.is_ok()).unwrap()
+                done.send(outcome.is_ok()).unwrap();
             });
         }
         let held: Vec<_> = (0..3).map(|_| arrivals.recv().unwrap()).collect();
@@ -63,12 +63,12 @@ fn a_flush_in_a_callback_does_not_wait_for_itself() {
         let broker = FakeServer::healthy_broker();
         let name_server = FakeServer::name_server(&[("broker-a", broker.address())]);
         let producer = producer_for(name_server.address()).start().unwrap();
-        let (told, flushed) = mpsc::channel();
+        let (told, answers) = mpsc::channel();
         let flusher = producer.clone();
         producer.send_async(message("orders"), move |_| {
-            told.send(flusher.flush(PATIENCE)).unwrap()
+            told.send(flusher.flush(PATIENCE)).unwrap();
         });
-        assert_eq!(flushed.recv().unwrap(), Ok(()));
+        assert_eq!(answers.recv().unwrap(), Ok(()));
     });
 }
 
@@ -88,7 +88,7 @@ fn without_room_the_message_and_the_closure_come_back_at_once() {
         let finished = done.clone();
         producer
             .try_send_async(message("orders"), move |outcome| {
-                finished.send(outcome.is_ok()).unwrap()
+                finished.send(outcome.is_ok()).unwrap();
             })
             .unwrap();
         let second = Message::new("orders", "second").unwrap();
@@ -130,7 +130,7 @@ fn what_is_wrong_with_the_message_goes_to_the_closure_and_not_back_as_full() {
         let large = Message::new("orders", vec![0; 300]).unwrap();
         producer
             .try_send_async(large, move |outcome| {
-                told.send(outcome.unwrap_err().error).unwrap()
+                told.send(outcome.unwrap_err().error).unwrap();
             })
             .unwrap();
         assert!(matches!(outcome.recv().unwrap(), Error::InvalidMessage { .. }));

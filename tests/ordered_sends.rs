@@ -53,7 +53,7 @@ fn one_message_at_a_time_is_on_its_way_and_the_others_follow_in_order() {
         for number in 0..20 {
             let done = done.clone();
             order.send_async(numbered(number), move |outcome| {
-                done.send((number, outcome.is_ok())).unwrap()
+                done.send((number, outcome.is_ok())).unwrap();
             });
         }
         for number in 0..20 {
@@ -89,7 +89,7 @@ fn a_message_that_is_refused_for_a_moment_is_sent_again_before_the_next() {
             let done = done.clone();
             let order = producer.to(Target::key("k")).ordered(true);
             order.send_async(numbered(number), move |outcome| {
-                done.send(outcome.is_ok()).unwrap()
+                done.send(outcome.is_ok()).unwrap();
             });
         }
         assert!((0..6).all(|_| outcomes.recv().unwrap()));
@@ -161,7 +161,7 @@ fn whoever_waits_for_his_turn_too_long_is_told_and_others_still_get_theirs() {
         let order = producer.to(Target::key("k")).ordered(true);
         let finished = done.clone();
         order.send_async(numbered(0), move |outcome| {
-            finished.send(outcome.is_ok()).unwrap()
+            finished.send(outcome.is_ok()).unwrap();
         });
         let (request, peer) = arrivals.recv().unwrap();
         let impatient = order.clone().timeout(Duration::from_millis(30));
@@ -178,7 +178,7 @@ fn whoever_waits_for_his_turn_too_long_is_told_and_others_still_get_theirs() {
         );
         let (told, late) = mpsc::channel();
         impatient.send_async(numbered(2), move |outcome| {
-            told.send(outcome.unwrap_err().error).unwrap()
+            told.send(outcome.unwrap_err().error).unwrap();
         });
         assert!(matches!(
             late.recv().unwrap(),

@@ -37,7 +37,7 @@ struct Waiting {
 #[derive(Default)]
 pub(super) struct Lanes {
     /// A queue is in the map while somebody is in its lane.
-    lanes: Mutex<HashMap<MessageQueue, VecDeque<Waiting>>>,
+    lines: Mutex<HashMap<MessageQueue, VecDeque<Waiting>>>,
     next_number: AtomicU64,
     no_broker: Arc<str>,
 }
@@ -78,7 +78,7 @@ impl Lanes {
 
     /// Calls `enter` when it is the caller's turn: now, or on the thread where the one before leaves.
     pub(super) fn take_turn(self: &Arc<Self>, queue: &MessageQueue, number: u64, enter: Enter) {
-        let mut lanes = self.lanes.lock();
+        let mut lanes = self.lines.lock();
         if let Some(waiting) = lanes.get_mut(queue) {
             return waiting.push_back(Waiting { number, enter });
         }
@@ -112,7 +112,7 @@ impl Lanes {
 
     /// Takes back a wish for a turn. False if it has been granted, or is about to be.
     pub(super) fn give_up(&self, queue: &MessageQueue, number: u64) -> bool {
-        let mut lanes = self.lanes.lock();
+        let mut lanes = self.lines.lock();
         let Some(waiting) = lanes.get_mut(queue) else {
             return false;
         };
@@ -129,7 +129,7 @@ impl Lanes {
     }
 
     fn next(self: &Arc<Self>, queue: &MessageQueue) {
-        let mut lanes = self.lanes.lock();
+        let mut lanes = self.lines.lock();
         let next = lanes.get_mut(queue).and_then(VecDeque::pop_front);
         if next.is_none() {
             lanes.remove(queue);
@@ -141,7 +141,7 @@ impl Lanes {
     }
 
     fn break_order(&self, queue: &MessageQueue) {
-        let waiting = self.lanes.lock().remove(queue).unwrap_or_default();
+        let waiting = self.lines.lock().remove(queue).unwrap_or_default();
         for behind in waiting {
             let_in(
                 behind.enter,
@@ -278,7 +278,7 @@ mod tests {
         assert!(entered.is_empty());
         first.end(Some(Delivery::NotStored));
         assert_eq!(entered.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(lanes.lanes.lock().is_empty());
+        assert!(lanes.lines.lock().is_empty());
     }
 
     #[test]

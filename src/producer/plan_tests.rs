@@ -29,7 +29,7 @@ enum Event {
 
 use Event::{Begins, BeginsSomewhere, Ends, Fails, Overdue, Stored, StoredUnsafely, Waits};
 
-const TIMEOUT: Duration = Duration::from_millis(3000);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 fn address(broker_name: &str) -> Arc<str> {
     format!("{broker_name}:10911").into()
