@@ -66,7 +66,7 @@ fn all_are_stored_after(refusal: fn(&support::fake_server::Request, &support::fa
     for number in 0..100 {
         let done = done.clone();
         producer.send_async(numbered(number), move |outcome| {
-            done.send(outcome.map(|_| number)).unwrap()
+            done.send(outcome.map(|_| number)).unwrap();
         });
     }
     let blocking = {
@@ -87,7 +87,7 @@ fn all_are_stored_after(refusal: fn(&support::fake_server::Request, &support::fa
 #[test]
 fn a_busy_broker_is_waited_for() {
     within(PATIENCE, || {
-        all_are_stored_after(|request, peer| peer.refuse(request, 2, "[REJECTREQUEST]system busy"))
+        all_are_stored_after(|request, peer| peer.refuse(request, 2, "[REJECTREQUEST]system busy"));
     });
 }
 
@@ -136,7 +136,7 @@ fn a_broker_that_is_down_and_a_name_server_that_does_not_know_the_topic_are_wait
         let (told, outcome) = mpsc::channel();
         let (error, took) = timed(|| {
             lost.send_async(message("orders"), move |outcome| {
-                told.send(outcome.unwrap_err().error).unwrap()
+                told.send(outcome.unwrap_err().error).unwrap();
             });
             outcome.recv().unwrap()
         });
@@ -162,7 +162,7 @@ fn the_order_is_kept_through_the_outage() {
             let done = done.clone();
             let order = producer.to(Target::key("k")).ordered(true);
             order.send_async(numbered(number), move |outcome| {
-                done.send(outcome.is_ok()).unwrap()
+                done.send(outcome.is_ok()).unwrap();
             });
         }
         broker.wait_until(PATIENCE, |log| log.count(SEND_MESSAGE_V2) >= 3);
@@ -210,7 +210,7 @@ fn a_shutdown_does_not_wait_for_the_delivery_timeout() {
         for number in 0..10 {
             let done = done.clone();
             producer.send_async(numbered(number), move |outcome| {
-                done.send(outcome.unwrap_err()).unwrap()
+                done.send(outcome.unwrap_err()).unwrap();
             });
         }
         broker.wait_until(PATIENCE, |log| log.count(SEND_MESSAGE_V2) >= 10);

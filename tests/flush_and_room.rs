@@ -63,12 +63,12 @@ fn a_flush_in_a_callback_does_not_wait_for_itself() {
         let broker = FakeServer::healthy_broker();
         let name_server = FakeServer::name_server(&[("broker-a", broker.address())]);
         let producer = producer_for(name_server.address()).start().unwrap();
-        let (told, flushed) = mpsc::channel();
-        let flushing = producer.clone();
+        let (told, answers) = mpsc::channel();
+        let flusher = producer.clone();
         producer.send_async(message("orders"), move |_| {
-            told.send(flushing.flush(PATIENCE)).unwrap();
+            told.send(flusher.flush(PATIENCE)).unwrap();
         });
-        assert_eq!(flushed.recv().unwrap(), Ok(()));
+        assert_eq!(answers.recv().unwrap(), Ok(()));
     });
 }
 

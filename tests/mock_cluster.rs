@@ -40,7 +40,7 @@ fn two_clusters_in_one_process_are_apart() {
         (0, 1)
     );
     assert!(first.wait_until(PATIENCE, |first| first.connections().is_empty()));
-    assert_eq!(second.connections().len(), 1);
+    assert!(second.wait_until(PATIENCE, |second| second.connections().len() == 1));
     drop(first);
     assert_eq!(client.send("orders", 0, "", b"y").code(), 0);
 }

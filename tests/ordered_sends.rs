@@ -1,5 +1,6 @@
 //! Ordered sends to one queue go one after another, whatever happens to each; an unknown outcome ends the order and says so.
 
+#![cfg(feature = "mock")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -121,11 +121,11 @@ fn a_silent_server_costs_the_send_timeout_and_no_more() {
             (silent.address(), Phase::Route, "orders".to_owned()),
         ] {
             let producer = producer_for(name_servers)
-                .send_timeout(milliseconds(300))
+                .send_timeout(milliseconds(1000))
                 .start()
                 .unwrap();
             let (error, took) = timed(|| producer.warm_up(&["orders"]).expect_err("silent"));
-            assert_took(took, milliseconds(300), milliseconds(300) + GRACE);
+            assert_took(took, milliseconds(1000), milliseconds(1000) + GRACE);
             assert!(
                 matches!(&error, Error::Timeout { phase: found, target: at, .. } if *found == phase && at.contains(&target)),
                 "{error:?}"

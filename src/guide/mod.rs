@@ -5,3 +5,6 @@ pub mod differences {}
 
 #[doc = include_str!("diagnosing.md")]
 pub mod diagnosing {}
+
+#[doc = include_str!("outcomes.md")]
+pub mod outcomes {}

@@ -102,6 +102,8 @@ pub(crate) struct Connection {
     unheard_since: AtomicMoment,
     /// The peer has sent a frame.
     spoken: AtomicBool,
+    /// The broker has said that it shuts down, and takes no more requests here.
+    going_away: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -139,6 +141,7 @@ impl Connection {
             cause: OnceLock::new(),
             unheard_since: AtomicMoment::new(Moment::NEVER),
             spoken: AtomicBool::new(false),
+            going_away: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -163,6 +166,11 @@ impl Connection {
 
     pub(crate) fn is_live(&self) -> bool {
         self.cause.get().is_none()
+    }
+
+    /// Whether the broker wants to be asked on another connection (`GO_AWAY` of 5.x).
+    pub(crate) fn is_going_away(&self) -> bool {
+        self.going_away.load(Ordering::Relaxed)
     }
 
     pub(crate) fn counters(&self) -> &Counters {

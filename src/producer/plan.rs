@@ -103,6 +103,9 @@ pub(super) struct SendPlan {
     deadline: Deadline,
     records: Vec<Record>,
     begun: u32,
+    /// Attempts that do not count against the rules: the address was not dialled, or the broker went away for the first time.
+    free: u32,
+    went_away: bool,
     /// Among the attempts whose account was not kept is one that may have stored the message.
     forgotten_unknown: bool,
     pauses: u32,
@@ -131,6 +134,8 @@ impl SendPlan {
             deadline,
             records: Vec::new(),
             begun: 0,
+            free: 0,
+            went_away: false,
             forgotten_unknown: false,
             pauses: 0,
             not_before: None,
@@ -304,9 +309,22 @@ impl SendPlan {
         if is_busy(&error) {
             self.not_before = Some(self.after_pause(now));
         }
+        let goes_away = matches!(
+            error,
+            Error::Refused {
+                code: ResponseCode::GO_AWAY,
+                ..
+            }
+        );
+        let is_first_farewell = goes_away && !std::mem::replace(&mut self.went_away, goes_away);
         if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
+            // It may have got a connection that somebody else had dialled meanwhile.
+            let was_not_dialled = record.closed_until.is_some() && matches!(error, Error::Connect { .. });
             record.state = RecordState::Failed { took, error };
+            // Once, the same broker is asked again on a new connection (5.x `NettyRemotingClient`).
+            record.is_past |= is_first_farewell;
+            self.free += u32::from(was_not_dialled || is_first_farewell);
         }
     }
 
@@ -413,7 +431,7 @@ impl SendPlan {
     }
 
     fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Option<Destination> {
-        let has_more = self.rules.round.is_some() || self.begun < self.rules.attempts;
+        let has_more = self.rules.round.is_some() || self.begun - self.free < self.rules.attempts;
         if self.stop.is_some() || !has_more || !self.may_send_again() {
             return None;
         }

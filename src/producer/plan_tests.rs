@@ -979,3 +979,42 @@ fn no_broker_is_blamed_for_an_attempt_that_was_given_up_unsent() {
     assert_eq!(blamed(&run, &timed_out(Written::All)), Some("b".to_owned()));
     assert_eq!(blamed(&run, &no_connection()), Some("b".to_owned()));
 }
+
+#[test]
+fn a_broker_that_goes_away_is_asked_once_more_at_no_charge() {
+    let going = || refused(ResponseCode::GO_AWAY, "the broker shuts down");
+    let mut run = Run::new(&["a"], rules(1));
+    run.begin(0, "first");
+    run.plan.failed(0, run.at(1), going());
+    assert_eq!(run.begin(1, "once more").1, "a");
+    run.plan.failed(1, run.at(2), going());
+    assert!(matches!(run.step(2), Step::Finish));
+}
+
+#[test]
+fn an_address_that_was_not_dialled_costs_no_attempt() {
+    let mut run = Run::new(&["a"], rules(1));
+    run.begin(0, "remembered");
+    run.plan.closed(0, run.at(40));
+    run.plan.failed(0, run.at(0), no_connection());
+    assert_eq!(run.pause(0), 40);
+    run.begin(41, "dialled");
+    run.plan.failed(1, run.at(42), no_connection());
+    assert!(matches!(run.step(42), Step::Finish));
+}
+
+#[test]
+fn an_attempt_is_free_of_charge_only_once() {
+    // It was thought not to be dialled yet, and got a connection that somebody else had dialled meanwhile.
+    let mut run = Run::new(&["a"], rules(1));
+    run.begin(0, "first");
+    run.plan.closed(0, run.at(40));
+    run.plan.failed(
+        0,
+        run.at(50),
+        refused(ResponseCode::GO_AWAY, "the broker shuts down"),
+    );
+    run.begin(51, "once more");
+    run.plan.failed(1, run.at(52), busy());
+    assert!(matches!(run.step(52), Step::Finish));
+}

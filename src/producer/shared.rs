@@ -159,6 +159,21 @@ impl Shared {
     /// broker may be passed over for a while.
     pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
         self.note_not_connected(error);
+        if let Error::Refused {
+            address,
+            code: ResponseCode::GO_AWAY,
+            ..
+        } = error
+        {
+            // The next attempt gets a new connection; what is on its way on the old one may still be answered.
+            let going = self
+                .connections
+                .live(address)
+                .filter(|connection| connection.is_going_away());
+            if let Some(connection) = going {
+                self.connections.retire(&connection);
+            }
+        }
         let stale = match error {
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             Error::Refused { code, .. } => matches!(

@@ -19,7 +19,7 @@ fn send_some(producer: &Producer, topic: &str, text: &str, count: usize) -> Vec<
         .collect()
 }
 
-fn brokers(results: &[SendResult]) -> BTreeSet<&str> {
+pub(crate) fn brokers(results: &[SendResult]) -> BTreeSet<&str> {
     results.iter().map(|result| result.queue.broker_name()).collect()
 }
 

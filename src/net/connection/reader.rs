@@ -98,6 +98,9 @@ impl Connection {
             let took = entry.registered.until(received);
             self.meter.answered(judge, &self.address, &header, took);
         }
+        if header.code == ResponseCode::GO_AWAY.value() {
+            self.going_away.store(true, Ordering::Relaxed);
+        }
         let outcome = Outcome::Reply {
             address: &self.address,
             header: &header,
