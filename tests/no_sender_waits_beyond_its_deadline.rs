@@ -369,3 +369,35 @@ fn an_endless_timeout_is_no_error() {
         drop(producer.shutdown(Duration::MAX));
     });
 }
+
+/// The address map runs where names are resolved, so it can stand for a resolver that hangs.
+#[test]
+fn a_resolver_that_hangs_holds_up_nobody() {
+    within(PATIENCE, || {
+        let broker = FakeServer::healthy_broker();
+        let name_server = FakeServer::name_server(&[("broker-a", broker.address())]);
+        let (release, hangs) = mpsc::channel::<()>();
+        let hangs = std::sync::Mutex::new(hangs);
+        let producer = producer_for(name_server.address())
+            .address_map(move |_| {
+                hangs.lock().unwrap().recv().ok();
+                None
+            })
+            .start()
+            .unwrap();
+        let impatient = producer.timeout(milliseconds(200));
+        let (error, took) = timed(|| impatient.send(&message("orders")).unwrap_err());
+        assert_eq!(error.delivery(), Delivery::NotStored, "{error}");
+        assert_took(took, milliseconds(200), milliseconds(200) + GRACE);
+        let (done, outcome) = mpsc::channel();
+        let ((), took) = timed(|| {
+            impatient.send_async(message("orders"), move |outcome| {
+                done.send(outcome.unwrap_err().error).unwrap();
+            });
+        });
+        assert_took(took, Duration::ZERO, GRACE);
+        assert_eq!(outcome.recv().unwrap().delivery(), Delivery::NotStored);
+        drop(release);
+        assert!(producer.send(&message("orders")).is_ok(), "it is resolved now");
+    });
+}

@@ -967,20 +967,6 @@ fn a_closed_address_that_opens_too_late_ends_the_send() {
 }
 
 #[test]
-fn no_broker_is_blamed_for_an_attempt_that_was_given_up_unsent() {
-    let mut run = Run::new(&["a", "b"], rules(3));
-    run.begin(0, "first");
-    run.plan.overdue(0);
-    run.begin(1000, "second");
-    let blamed = |run: &Run, error: &Error| run.plan.blamed(1, error).map(|broker| broker.name.to_string());
-    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), Some("b".to_owned()));
-    run.stored(0, SendStatus::SendOk);
-    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), None);
-    assert_eq!(blamed(&run, &timed_out(Written::All)), Some("b".to_owned()));
-    assert_eq!(blamed(&run, &no_connection()), Some("b".to_owned()));
-}
-
-#[test]
 fn a_broker_that_goes_away_is_asked_once_more_at_no_charge() {
     let going = || refused(ResponseCode::GO_AWAY, "the broker shuts down");
     let mut run = Run::new(&["a"], rules(1));
@@ -1017,4 +1003,18 @@ fn an_attempt_is_free_of_charge_only_once() {
     run.begin(51, "once more");
     run.plan.failed(1, run.at(52), busy());
     assert!(matches!(run.step(52), Step::Finish));
+}
+
+#[test]
+fn no_broker_is_blamed_for_an_attempt_that_was_given_up_unsent() {
+    let mut run = Run::new(&["a", "b"], rules(3));
+    run.begin(0, "first");
+    run.plan.overdue(0);
+    run.begin(1000, "second");
+    let blamed = |run: &Run, error: &Error| run.plan.blamed(1, error).map(|broker| broker.name.to_string());
+    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), Some("b".to_owned()));
+    run.stored(0, SendStatus::SendOk);
+    assert_eq!(blamed(&run, &timed_out(Written::Nothing)), None);
+    assert_eq!(blamed(&run, &timed_out(Written::All)), Some("b".to_owned()));
+    assert_eq!(blamed(&run, &no_connection()), Some("b".to_owned()));
 }
