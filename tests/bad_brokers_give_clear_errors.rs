@@ -89,9 +89,13 @@ impl Stage {
 /// The error of the only attempt of a failed send. The account of the send names topic and broker.
 #[track_caller]
 fn only_attempt(error: &Error) -> &Error {
-    assert_says(error, &["topic orders", "1 attempt", "broker-a#"]);
-    assert_eq!(error.attempts().len(), 1, "{error:?}");
-    &error.attempts()[0].error
+    assert_says(error, &["topic orders", "attempt", "broker-a#"]);
+    let (last, before) = error.attempts().split_last().expect("an attempt was made");
+    // An address that was not dialled, since it had failed a moment ago, is in the account and costs no attempt.
+    for attempt in before {
+        assert_says(&attempt.error, &["remembered from"]);
+    }
+    &last.error
 }
 
 /// Blocking and asynchronous sends fail at once and alike, with this verdict and an error that says all of this. Then the
@@ -286,11 +290,20 @@ fn an_answer_that_is_cut_short_leaves_the_outcome_open() {
 #[test]
 fn half_an_answer_without_an_end_does_not_poison_the_next_send() {
     within(PATIENCE, || {
-        let stage = Stage::new(|request, peer| peer.write(&stored(request, 7)[..40]));
-        let producer = stage.builder().send_timeout(milliseconds(400)).start().unwrap();
+        let stage = Stage::new(|request, peer| {
+            if request.body == b"first" {
+                peer.stored(request, 1);
+            } else {
+                peer.write(&stored(request, 7)[..40]);
+            }
+        });
+        let timeout = milliseconds(800);
+        let producer = stage.builder().send_timeout(timeout).start().unwrap();
+        let first = Message::new("orders", "first").unwrap();
+        producer.send(&first).expect("it is answered");
         let (result, took) = timed(|| producer.send(&message("orders")));
         let error = result.expect_err("only half of the answer comes");
-        assert_took(took, milliseconds(400), milliseconds(400) + GRACE);
+        assert_took(took, timeout, timeout + GRACE);
         assert_eq!(error.delivery(), Delivery::Unknown);
         assert_says(only_attempt(&error), &[&stage.address()]);
         stage.assert_heals(&producer);

@@ -300,8 +300,8 @@ fn a_route_that_cannot_be_read_is_told_as_such() {
         let negative =
             r#"{"queueDatas":[{"brokerName":"a","readQueueNums":-1,"writeQueueNums":-1,"perm":6}]}"#;
         assert_fails_then_heals(with_body(negative), false, &says);
-        let a_million_brokers = |opaque| {
-            let brokers = vec![r#"{"brokerName":"a","brokerAddrs":{"0":"a:1"}}"#; 100_000].join(",");
+        let too_many_brokers = |opaque| {
+            let brokers = vec![r#"{"brokerName":"a","brokerAddrs":{"0":"a:1"}}"#; 5_000].join(",");
             answer(
                 opaque,
                 0,
@@ -310,7 +310,7 @@ fn a_route_that_cannot_be_read_is_told_as_such() {
                 format!("{{\"brokerDatas\":[{brokers}]}}").as_bytes(),
             )
         };
-        assert_fails_then_heals(a_million_brokers, false, &["more than 4096 brokers"]);
+        assert_fails_then_heals(too_many_brokers, false, &["more than 4096 brokers"]);
     });
 }
 
@@ -382,8 +382,7 @@ fn assert_the_good_one_answers(bad: &FakeServer) {
     let broker = FakeServer::healthy_broker();
     let good = FakeServer::name_server(&[("broker-a", broker.address())]);
     let producer = producer_for(format!("{};{}", bad.address(), good.address()))
-        .send_timeout(Duration::from_secs(2))
-        .name_server_timeout(milliseconds(600))
+        .name_server_timeout(Duration::from_secs(2))
         .start()
         .unwrap();
     producer
@@ -392,7 +391,7 @@ fn assert_the_good_one_answers(bad: &FakeServer) {
     let asked = bad.log(|log| log.accepted);
     let (second, took) = timed(|| producer.send(&message("second")));
     second.expect("the second name server answers");
-    assert_took(took, Duration::ZERO, milliseconds(500));
+    assert_took(took, Duration::ZERO, milliseconds(900));
     assert_eq!(
         bad.log(|log| log.accepted),
         asked,

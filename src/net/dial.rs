@@ -19,12 +19,22 @@ pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
         // What is left is shared out, so that one address that drops packets leaves time for the next.
         let share = deadline.remaining(Instant::now()) / left;
         match TcpStream::connect_timeout(candidate, share.max(Duration::from_millis(1))) {
+            Ok(stream) if is_itself(&stream) => last_error = Some(io::ErrorKind::ConnectionRefused.into()),
             Ok(stream) => return Ok(stream),
             Err(error) => last_error = Some(error),
         }
     }
     Err(last_error
         .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address")))
+}
+
+/// Whether a stream is connected to itself. A port of this machine on which nobody listens may be given to the very socket
+/// that dials it, and TCP lets that connect: the producer would then talk to itself instead of being refused.
+fn is_itself(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) => local == peer,
+        _ => false,
+    }
 }
 
 /// All addresses that a name stands for now. Blocks for as long as the resolver likes.

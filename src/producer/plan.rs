@@ -294,7 +294,6 @@ impl SendPlan {
     pub(super) fn closed(&mut self, number: u32, until: Instant) {
         if let Some(record) = self.record(number) {
             record.closed_until = Some(until);
-            self.free += 1;
         }
     }
 
@@ -318,14 +317,14 @@ impl SendPlan {
             }
         );
         let is_first_farewell = goes_away && !std::mem::replace(&mut self.went_away, goes_away);
-        if is_first_farewell {
-            // Once, the same broker is asked again on a new connection (5.x `NettyRemotingClient`).
-            self.free += 1;
-        }
         if let Some(record) = self.record(number) {
             let took = now.saturating_duration_since(record.began);
+            // It may have got a connection that somebody else had dialled meanwhile.
+            let was_not_dialled = record.closed_until.is_some() && matches!(error, Error::Connect { .. });
             record.state = RecordState::Failed { took, error };
+            // Once, the same broker is asked again on a new connection (5.x `NettyRemotingClient`).
             record.is_past |= is_first_farewell;
+            self.free += u32::from(was_not_dialled || is_first_farewell);
         }
     }
 

@@ -990,6 +990,22 @@ fn an_address_that_was_not_dialled_costs_no_attempt() {
 }
 
 #[test]
+fn an_attempt_is_free_of_charge_only_once() {
+    // It was thought not to be dialled yet, and got a connection that somebody else had dialled meanwhile.
+    let mut run = Run::new(&["a"], rules(1));
+    run.begin(0, "first");
+    run.plan.closed(0, run.at(40));
+    run.plan.failed(
+        0,
+        run.at(50),
+        refused(ResponseCode::GO_AWAY, "the broker shuts down"),
+    );
+    run.begin(51, "once more");
+    run.plan.failed(1, run.at(52), busy());
+    assert!(matches!(run.step(52), Step::Finish));
+}
+
+#[test]
 fn no_broker_is_blamed_for_an_attempt_that_was_given_up_unsent() {
     let mut run = Run::new(&["a", "b"], rules(3));
     run.begin(0, "first");
