@@ -381,7 +381,8 @@ impl Outgoing {
             let written = frame.written(known);
             match frame.opaque {
                 Some(opaque) => remains.unfinished.push((opaque, written)),
-                None => remains.oneway += usize::from(written != Written::All),
+                // Better one too many reported as lost than one too few.
+                None => remains.oneway += usize::from(frame.end > state.written),
             }
         }
         state.pending = Vec::new();

@@ -107,6 +107,12 @@ impl Workers {
         }
     }
 
+    /// Runs a task on the caller's thread, where nothing else is left. A panic is caught as on a worker.
+    pub(crate) fn run_here(&self, task: Arc<dyn Task>) {
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+        run_caught(task, &self.panics, &self.unfinished);
+    }
+
     /// Closures that panicked.
     pub(crate) fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)

@@ -19,7 +19,11 @@ use super::{
 use crate::{
     error::{Error, Phase, Written},
     message::Message,
-    net::{deadline::Deadline, sync::Mutex, workers::Task},
+    net::{
+        deadline::Deadline,
+        sync::Mutex,
+        workers::{Task, is_worker},
+    },
 };
 
 /// What the user wants to be told.
@@ -118,13 +122,24 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
     }
 }
 
+/// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
+/// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
+/// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
 fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
-    let closing = Closing::new(on_done, None, inside);
+    let until = Deadline::after(shared.config.send_timeout).at();
+    let room = shared.refusals.acquire(0, until);
+    let has_room = room.is_some() || is_worker();
+    let closing = Closing::new(on_done, room, inside);
     let what = Mutex::new(Some((closing, message, error)));
-    shared.workers.submit(Arc::new(Refused {
+    let refused = Arc::new(Refused {
         shared: Arc::clone(shared),
         what,
-    }));
+    });
+    if has_room {
+        shared.workers.submit(refused);
+    } else {
+        shared.workers.run_here(refused);
+    }
 }
 
 fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {

@@ -115,7 +115,8 @@ impl ProducerBuilder {
     /// With it the send timeout is the time of one round of attempts, and rounds follow one another, with pauses as
     /// [`Self::back_off`] sets, until the message is stored, a broker refuses it for good, or this time is over. What is
     /// held meanwhile counts against [`Self::max_async_in_flight`] and [`Self::max_async_bytes`]. A time given for a single
-    /// send takes its place.
+    /// send takes its place. One-way sends, and sends to a target that are not ordered, are never repeated and keep the send
+    /// timeout.
     #[doc(alias = "message.timeout.ms")]
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.config.delivery_timeout = Some(timeout);

@@ -35,9 +35,17 @@ impl Options {
         Ok(())
     }
 
+    /// Whether a second attempt can do no harm: to a target it could overtake a later message, unless that waits behind it.
+    fn may_repeat(&self) -> bool {
+        self.target.is_none() || self.ordered
+    }
+
     /// When a send that begins now must be over.
     pub(super) fn deadline(&self, config: &ProducerConfig) -> Deadline {
-        let usual = config.delivery_timeout.unwrap_or(config.send_timeout);
+        let usual = config
+            .delivery_timeout
+            .filter(|_| self.may_repeat())
+            .unwrap_or(config.send_timeout);
         Deadline::after(self.timeout.unwrap_or(usual))
     }
 
@@ -48,18 +56,17 @@ impl Options {
 
     /// What the send may do. `retries` is the number for a send that may go to any queue, or that is alone in its queue.
     pub(super) fn rules(&self, config: &ProducerConfig, retries: u32) -> Rules {
-        let retries = if self.target.is_some() && !self.ordered {
-            0
-        } else {
-            retries
-        };
+        let retries = if self.may_repeat() { retries } else { 0 };
         Rules {
             attempts: retries.saturating_add(1),
             retry_response_codes: Arc::clone(&config.retry_response_codes),
             retry_another_broker_when_not_store_ok: config.retry_another_broker_when_not_store_ok,
             redelivery: self.redelivery.unwrap_or(config.redelivery),
             back_off: config.back_off,
-            round: config.delivery_timeout.map(|_| config.send_timeout),
+            round: config
+                .delivery_timeout
+                .filter(|_| self.may_repeat())
+                .map(|_| config.send_timeout),
         }
     }
 }

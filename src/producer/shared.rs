@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(super) tally: Tally,
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Arc<Permits>,
+    /// Room for the closures of sends that could not be begun.
+    pub(super) refusals: Arc<Permits>,
     pub(super) desks: Mutex<Vec<Desk>>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
@@ -118,6 +120,7 @@ impl Shared {
             tally: Tally::default(),
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
+            refusals: Permits::new(config.max_async_in_flight, usize::MAX),
             desks: Mutex::default(),
             lanes: Arc::default(),
             workers: Workers::new(config.callback_threads),
