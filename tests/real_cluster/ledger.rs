@@ -274,7 +274,7 @@ impl Ledger {
         };
         let took = ended.duration_since(entry.began);
         account.check("late", took > self.timeout + GRACE, || {
-            format!("{key} took {took:?}")
+            format!("{key} took {took:?}: {told:?}")
         });
         account.duplicates += copies.len().saturating_sub(1);
         account.check(
