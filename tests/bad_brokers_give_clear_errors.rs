@@ -253,10 +253,7 @@ fn a_connection_closed_on_arrival_is_told_at_once() {
         assert_says(first, &["lost", &stage.address()]);
         // The second comes too early for another try, and is told what is remembered.
         if matches!(second, Error::Connect { .. }) {
-            let told = [
-                "closed the connection before it had said anything",
-                "remembered from",
-            ];
+            let told = ["before it had said anything", "remembered from"];
             assert_says(second, &told);
         }
         assert_says(second, &[&stage.address()]);

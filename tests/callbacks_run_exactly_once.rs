@@ -156,7 +156,7 @@ fn after_every_kind_of_failure() {
             let (outcomes, took) = timed(|| assert_once_each(builder.start().unwrap(), 40));
             let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
             assert_eq!(stored, 0, "{name}");
-            assert_took(took, Duration::ZERO, Duration::from_secs(3));
+            assert_took(took, Duration::ZERO, Duration::from_secs(6));
         }
     });
 }
@@ -450,12 +450,12 @@ fn permits_come_back_whatever_happens() {
             let (done, outcome) = mpsc::channel();
             let (result, took) = timed(|| {
                 producer
-                    .timeout(milliseconds(300))
+                    .timeout(milliseconds(800))
                     .send_async(message("orders"), move |result| done.send(result).unwrap());
                 next(&outcome)
             });
             assert_eq!(result.is_ok(), round % 4 == 0, "round {round}: {result:?}");
-            assert_took(took, Duration::ZERO, milliseconds(300) + GRACE);
+            assert_took(took, Duration::ZERO, milliseconds(800) + GRACE);
             let large = Message::new("orders", vec![0; 1000]).unwrap();
             send_async_and_wait(&producer, large).expect_err("it is too large");
         }
@@ -573,7 +573,7 @@ fn the_last_handle_may_be_dropped_inside_after_an_answer() {
 fn the_last_handle_may_be_dropped_inside_after_a_timeout() {
     within(PATIENCE, || {
         let (stage, _requests) = Stage::held();
-        assert_last_drop_inside_ends_all(&stage, milliseconds(200), || {});
+        assert_last_drop_inside_ends_all(&stage, Duration::from_secs(1), || {});
     });
 }
 
