@@ -286,8 +286,8 @@ pub(crate) fn one_of_two_name_servers_stopped_and_one_killed(version: &str) {
     victim.cluster.node("namesrv-1", "kill");
     first_send(&producer, "while_killed", &mut firsts);
     // One that nobody knows yet, neither.
-    let brand_new = producer.send(&Message::new("brand_new_while_killed", "new").unwrap());
-    brand_new.unwrap();
+    let brand_new = Message::new("brand_new_while_killed", "new").unwrap();
+    producer.timeout(PATIENCE).send(&brand_new).unwrap();
     ledger.wait_for_acknowledged(SOME);
     load.finish(PATIENCE);
     shut_down(&producer);

@@ -510,3 +510,101 @@ fn crc32(bytes: &[u8]) -> u32 {
     });
     !crc
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NO_COPY: [u64; 0] = [];
+
+    /// One message of which the sender was told this, and which lies at these offsets.
+    fn account(
+        told: impl FnOnce(Place) -> Told,
+        most_copies: u32,
+        redelivery: Redelivery,
+        offsets: &[u64],
+        change: impl Fn(&mut Value),
+    ) -> String {
+        let ledger = Ledger::new("topic", Duration::from_secs(1));
+        let (number, _) = ledger.begin("lane", 0, Bodies::Mixed, redelivery);
+        ledger.trouble_begins();
+        let place = Place {
+            broker_name: "broker-a".into(),
+            queue_id: 1,
+            queue_offset: 7,
+            message_id: "unique".into(),
+            offset_message_id: "offset 7".into(),
+        };
+        let mut book = ledger.book.lock();
+        let entry = &mut book.entries[number];
+        entry.ended = Some((Instant::now(), told(place), most_copies));
+        let line = |offset: &u64| {
+            let mut line = json!({
+                "broker_name": "broker-a", "queue_id": 1, "queue_offset": offset, "message_id": "unique",
+                "offset_message_id": format!("offset {offset}"), "keys": entry.key, "length": entry.length,
+                "crc32": entry.crc32,
+            });
+            change(&mut line);
+            line
+        };
+        let lines: Vec<_> = offsets.iter().map(line).collect();
+        ledger.compare(&book, &lines).faults.join("; ")
+    }
+
+    fn stored(place: Place) -> Told {
+        Told::Stored { place }
+    }
+
+    fn failed(delivery: Delivery) -> impl FnOnce(Place) -> Told {
+        move |_| Told::Failed {
+            delivery,
+            text: "why".into(),
+        }
+    }
+
+    #[test]
+    fn an_account_that_is_right_is_left_alone() {
+        let fault = |told: fn(Place) -> Told, offsets: &[u64]| {
+            account(told, 1, Redelivery::AtLeastOnce, offsets, |_| ())
+        };
+        assert_eq!(fault(stored, &[7]), "");
+        assert_eq!(fault(|place| failed(Delivery::Unknown)(place), &[9]), "");
+        assert_eq!(fault(|place| failed(Delivery::Unknown)(place), &NO_COPY), "");
+        assert_eq!(fault(|place| failed(Delivery::NotStored)(place), &NO_COPY), "");
+        let twice = account(stored, 2, Redelivery::AtLeastOnce, &[3, 7], |_| ());
+        assert_eq!(twice, "");
+    }
+
+    #[test]
+    fn every_violation_is_noticed() {
+        #[track_caller]
+        fn assert_begins(fault: &str, equation: &str) {
+            assert!(fault.starts_with(equation), "{equation}: {fault}");
+        }
+        let plain = Redelivery::AtLeastOnce;
+        assert_begins(&account(stored, 1, plain, &NO_COPY, |_| ()), "lost");
+        assert_begins(&account(stored, 1, plain, &[8], |_| ()), "misplaced");
+        assert_begins(&account(stored, 1, plain, &[3, 7], |_| ()), "unexplained");
+        let once = Redelivery::NoDuplicates;
+        assert_begins(&account(stored, 2, once, &[3, 7], |_| ()), "unexplained");
+        for delivery in [Delivery::NotStored, Delivery::Refused] {
+            assert_begins(&account(failed(delivery), 0, plain, &[7], |_| ()), "false");
+        }
+        for (name, value) in [
+            ("crc32", json!(1)),
+            ("length", json!(0)),
+            ("keys", json!("lane-1")),
+        ] {
+            let change = |line: &mut Value| line[name] = value.clone();
+            let fault = account(failed(Delivery::Unknown), 1, plain, &[7], change);
+            assert_begins(&fault, "phantom");
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_java_s() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+}
