@@ -81,7 +81,7 @@ fn assert_permit_timeout(outcome: &Outcome) {
         ),
         "{error:?}"
     );
-    assert_says(error, &["waiting for a permit", "topic orders"]);
+    assert_says(error, &["waiting for room", "topic orders"]);
 }
 
 /// Sends so many times from several threads, waits for as many callbacks, ends the producer, and fails if one came twice.

@@ -100,7 +100,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Permit => "waiting for a permit",
+            Self::Permit => "waiting for room (max_async_in_flight, max_async_bytes)",
             Self::Route => "waiting for the topic route",
             Self::Connect => "connecting",
             Self::Write => "writing the request",
