@@ -91,8 +91,6 @@ pub enum Phase {
     Write,
     /// For the broker's answer.
     Reply,
-    /// For a pause before the next attempt to be over.
-    BackOff,
     /// For the ordered messages before it in the same queue.
     Order,
 }
@@ -105,7 +103,6 @@ impl fmt::Display for Phase {
             Self::Connect => "connecting",
             Self::Write => "writing the request",
             Self::Reply => "waiting for the reply",
-            Self::BackOff => "pausing before the next attempt",
             Self::Order => "waiting behind the ordered messages before it",
         })
     }

@@ -245,9 +245,7 @@ impl fmt::Display for Error {
                 match phase {
                     Phase::Connect | Phase::Write | Phase::Reply => write!(f, "({written})"),
                     // What was written then, if anything, was not the message.
-                    Phase::Permit | Phase::Route | Phase::BackOff | Phase::Order => {
-                        f.write_str("(message not sent)")
-                    }
+                    Phase::Permit | Phase::Route | Phase::Order => f.write_str("(message not sent)"),
                 }
             }
             Self::Refused {
