@@ -22,7 +22,7 @@ use std::{
 };
 
 use rocketmq_producer::{
-    Error, Producer, ProducerBuilder,
+    Error, Producer, ProducerBuilder, SendResult,
     mock::{MockCluster, ServerVersion},
 };
 use serde_json::{Value, json};
@@ -225,27 +225,41 @@ fn fewer_queues_and_a_withdrawn_permission_are_noticed() {
     });
 }
 
+/// Lets the name server forget the topic until it has said so once, and gives back how a send goes then and how often it
+/// has said so by the end of it.
+fn forgotten_for_a_moment(
+    name_server: &NameServer,
+    producer: &Producer,
+) -> (Result<SendResult, Error>, usize) {
+    let asked = name_server.asked_for("orders");
+    name_server.forget("orders");
+    name_server.wait_for_answers(producer, "orders", 1);
+    let result = producer.send(&message("orders"));
+    (result, name_server.asked_for("orders") - asked)
+}
+
 #[test]
 fn a_name_server_may_forget_a_topic_for_two_refreshes_but_not_for_three() {
     within(PATIENCE, || {
         let broker = FakeServer::healthy_broker();
         let name_server = NameServer::start();
-        name_server.set("orders", &[("broker-a", broker.address())]);
         let producer = name_server
             .builder()
             .route_refresh_interval(milliseconds(250))
             .start()
             .unwrap();
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        name_server.wait_for_answers(&producer, "orders", 1);
-        send_around(&producer, 1);
-        name_server.set("orders", &[("broker-a", broker.address())]);
-        name_server.wait_for_answers(&producer, "orders", 1);
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        // After three it is forgotten here too, and a send has to ask.
-        name_server.wait_for_answers(&producer, "orders", 2);
+        // On a busy machine a third refresh may come before the send.
+        let mut rounds = 0..10;
+        while rounds.next().is_some() {
+            name_server.set("orders", &[("broker-a", broker.address())]);
+            send_around(&producer, 1);
+            let (result, asked) = forgotten_for_a_moment(&name_server, &producer);
+            if asked <= 2 {
+                result.expect("the route is kept for so long");
+                break;
+            }
+        }
+        assert!(!rounds.is_empty(), "never fewer than three refreshes in time");
         let error = send_until_it_fails(&producer);
         assert!(matches!(error, Error::NoRoute { .. }), "{error:?}");
         name_server.set("orders", &[("broker-a", broker.address())]);
@@ -258,18 +272,23 @@ fn the_route_of_the_template_does_not_replace_a_better_one_at_once() {
     within(PATIENCE, || {
         let [own, other] = [FakeServer::healthy_broker(), FakeServer::healthy_broker()];
         let name_server = NameServer::start();
-        name_server.set("orders", &[("broker-a", own.address())]);
         name_server.set(TEMPLATE, &[("broker-b", other.address())]);
-        let producer = name_server
-            .builder()
-            .route_refresh_interval(milliseconds(250))
-            .start()
-            .unwrap();
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        name_server.wait_for_answers(&producer, "orders", 1);
-        send_around(&producer, 4);
-        assert_eq!((own.sends(), other.sends()), (5, 0));
+        let mut rounds = 0..10;
+        while rounds.next().is_some() {
+            name_server.set("orders", &[("broker-a", own.address())]);
+            let producer = name_server
+                .builder()
+                .route_refresh_interval(milliseconds(250))
+                .start()
+                .unwrap();
+            send_around(&producer, 1);
+            let (result, asked) = forgotten_for_a_moment(&name_server, &producer);
+            if asked <= 2 {
+                assert_eq!(result.unwrap().queue.broker_name(), "broker-a");
+                break;
+            }
+        }
+        assert!(!rounds.is_empty(), "never fewer than three refreshes in time");
     });
 }
 
@@ -387,11 +406,18 @@ fn a_topic_that_nobody_sends_to_is_asked_for_no_longer() {
         }
         let producer = name_server.builder().start().unwrap();
         producer.send(&message("invoices")).unwrap();
-        while name_server.asked_for("orders") < 50 {
-            producer.send(&message("orders")).unwrap();
+        let mut asked = 0;
+        let mut asked_before = usize::MAX;
+        // Until nobody asks while the other topic is asked for ten times. A slow look-up counts as interest.
+        while asked != asked_before {
+            asked_before = asked;
+            let enough = name_server.asked_for("orders") + 10;
+            while name_server.asked_for("orders") < enough {
+                producer.send(&message("orders")).unwrap();
+            }
+            asked = name_server.asked_for("invoices");
         }
-        let asked = name_server.asked_for("invoices");
-        assert!((15..=40).contains(&asked), "asked {asked} times");
+        assert!(asked >= 15, "asked {asked} times only");
         producer
             .send(&message("invoices"))
             .expect("it is looked up again");
