@@ -258,7 +258,6 @@ impl ProducerConfig {
                 1,
                 MOST_ASYNC_IN_FLIGHT,
             ),
-            ("max_async_bytes", self.max_async_bytes, 1, usize::MAX),
             ("callback_threads", self.callback_threads, 1, 1024),
             (
                 "default_topic_queue_nums",
@@ -272,16 +271,17 @@ impl ProducerConfig {
                 0,
                 usize::from(LAST_LANGUAGE_CODE),
             ),
-            (
-                "claimed_version",
-                usize::try_from(self.claimed_version).unwrap_or(usize::MAX),
-                0,
-                32_767,
-            ),
         ] {
             if value < least || value > most {
                 return invalid(setting, format!("{value} is not from {least} to {most}"));
             }
+        }
+        if self.max_async_bytes == 0 {
+            return invalid("max_async_bytes", "0 is too small; the least is 1".to_owned());
+        }
+        if !(0..=32_767).contains(&self.claimed_version) {
+            let version = self.claimed_version;
+            return invalid("claimed_version", format!("{version} is not from 0 to 32767"));
         }
         self.check_together()
     }
@@ -293,7 +293,10 @@ impl ProducerConfig {
             let (first, longest) = self.back_off;
             return invalid(
                 "back_off",
-                format!("the first pause is {first:?} and the longest {longest:?}"),
+                format!(
+                    "the first pause is {first:?} and the longest {longest:?}; the first must be over zero and not longer \
+                     than the longest"
+                ),
             );
         }
         if let Some(delivery) = self
@@ -301,7 +304,7 @@ impl ProducerConfig {
             .filter(|delivery| *delivery < self.send_timeout)
         {
             let reason = format!(
-                "{delivery:?} is shorter than the send timeout of {:?}",
+                "{delivery:?} is shorter than the send timeout of {:?}, which is the time of one round of attempts",
                 self.send_timeout
             );
             return invalid("delivery_timeout", reason);
@@ -322,12 +325,12 @@ fn instance_name_fault(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some("it is blank".to_owned());
     }
-    if name.len() > LONGEST || name.chars().any(|c| c.is_control() || c == '@') {
-        return Some(format!(
-            "{name:?} is longer than {LONGEST} bytes, or contains '@' or a control character"
-        ));
+    if name.len() > LONGEST {
+        return Some(format!("it has {} bytes; the limit is {LONGEST}", name.len()));
     }
-    None
+    name.chars()
+        .any(|c| c.is_control() || c == '@')
+        .then(|| format!("{name:?} contains '@' or a control character"))
 }
 
 fn count(value: u32) -> usize {
@@ -365,5 +368,8 @@ mod tests {
         assert!(fault(|c| c.instance_name = Some("a@b".to_owned())).contains("instance_name"));
         assert!(fault(|c| c.reachability_detector = true).contains("latency_fault_tolerance is on"));
         assert!(fault(|c| c.language_code = 14).contains("language_code"));
+        assert!(fault(|c| c.claimed_version = -1).contains("-1 is not from 0 to 32767"));
+        assert!(fault(|c| c.max_async_bytes = 0).contains("max_async_bytes"));
+        assert!(fault(|c| c.back_off = (Duration::ZERO, Duration::ZERO)).contains("must be over zero"));
     }
 }

@@ -200,7 +200,7 @@ fn a_closure_that_chooses_beyond_the_last_queue_fails_the_send() {
         ];
         for error in errors {
             assert!(matches!(error, Error::InvalidMessage { .. }), "{error:?}");
-            assert_says(&error, &["chose queue number 8 of 8", "topic orders"]);
+            assert_says(&error, &["chose index 8", "topic orders has 8 queues"]);
         }
     });
 }

@@ -81,7 +81,7 @@ fn assert_permit_timeout(outcome: &Outcome) {
         ),
         "{error:?}"
     );
-    assert_says(error, &["waiting for a permit", "topic orders"]);
+    assert_says(error, &["waiting for room", "topic orders"]);
 }
 
 /// Sends so many times from several threads, waits for as many callbacks, ends the producer, and fails if one came twice.
@@ -156,7 +156,7 @@ fn after_every_kind_of_failure() {
             let (outcomes, took) = timed(|| assert_once_each(builder.start().unwrap(), 40));
             let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
             assert_eq!(stored, 0, "{name}");
-            assert_took(took, Duration::ZERO, Duration::from_secs(3));
+            assert_took(took, Duration::ZERO, Duration::from_secs(6));
         }
     });
 }
@@ -192,6 +192,7 @@ fn a_panic_in_one_hurts_no_other_and_is_reported() {
             .builder()
             .callback_threads(1)
             .max_async_in_flight(4)
+            .send_timeout(PATIENCE)
             .start()
             .unwrap();
         let (done, outcomes) = mpsc::channel();
@@ -450,12 +451,12 @@ fn permits_come_back_whatever_happens() {
             let (done, outcome) = mpsc::channel();
             let (result, took) = timed(|| {
                 producer
-                    .timeout(milliseconds(300))
+                    .timeout(milliseconds(800))
                     .send_async(message("orders"), move |result| done.send(result).unwrap());
                 next(&outcome)
             });
             assert_eq!(result.is_ok(), round % 4 == 0, "round {round}: {result:?}");
-            assert_took(took, Duration::ZERO, milliseconds(300) + GRACE);
+            assert_took(took, Duration::ZERO, milliseconds(800) + GRACE);
             let large = Message::new("orders", vec![0; 1000]).unwrap();
             send_async_and_wait(&producer, large).expect_err("it is too large");
         }
@@ -573,7 +574,7 @@ fn the_last_handle_may_be_dropped_inside_after_an_answer() {
 fn the_last_handle_may_be_dropped_inside_after_a_timeout() {
     within(PATIENCE, || {
         let (stage, _requests) = Stage::held();
-        assert_last_drop_inside_ends_all(&stage, milliseconds(200), || {});
+        assert_last_drop_inside_ends_all(&stage, Duration::from_secs(1), || {});
     });
 }
 
@@ -625,7 +626,8 @@ fn those_of_a_healthy_broker_come_as_early_as_without_a_dead_one() {
             healthy_ones
         });
         assert_eq!(healthy_ones, 50);
-        assert_took(took, Duration::ZERO, GRACE);
+        // Those of the silent broker end after 3 s.
+        assert_took(took, Duration::ZERO, Duration::from_secs(2));
     });
 }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 use rocketmq_producer::{Error, Message, MessageQueue, mock::MockCluster};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     GRACE, GROUP, PATIENCE, assert_took,
     fake_server::{FakeServer, HEART_BEAT, Request, SEND_MESSAGE_V2, UNREGISTER_CLIENT},
@@ -189,6 +189,7 @@ fn a_broker_that_refuses_or_ignores_them_still_gets_messages() {
         for answers in [true, false] {
             let broker = FakeServer::start(move |request, peer| match request.code() {
                 SEND_MESSAGE_V2 => peer.stored(request, 7),
+                UNREGISTER_CLIENT => peer.answer(request, 0, &json!({}), b""),
                 _ if answers => peer.refuse(request, 1, "not today"),
                 _ => {}
             });

@@ -70,7 +70,7 @@ fn a_hundred_are_stored_by_every_release_and_the_shutdown_reports_none_unwritten
 #[test]
 fn it_is_marked_as_such_and_needs_no_answer() {
     within(PATIENCE, || {
-        let silent = FakeServer::silent();
+        let silent = FakeServer::broker(|_, _| {});
         let name_server = FakeServer::name_server(&[("broker-a", silent.address())]);
         let producer = producer_for(name_server.address()).start().unwrap();
         for _ in 0..50 {

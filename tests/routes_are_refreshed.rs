@@ -17,11 +17,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
 use rocketmq_producer::{
-    Error, Producer, ProducerBuilder,
+    Error, Producer, ProducerBuilder, SendResult,
     mock::{MockCluster, ServerVersion},
 };
 use serde_json::{Value, json};
@@ -76,12 +77,20 @@ impl NameServer {
     }
 
     /// Waits until the producer has had so many answers more: it asks again only when it has taken in the last one.
+    /// Meanwhile it shows interest in the topic, which is forgotten otherwise.
     #[track_caller]
-    fn wait_for_answers(&self, topic: &str, count: usize) {
+    fn wait_for_answers(&self, producer: &Producer, topic: &str, count: usize) {
         let enough = self.asked_for(topic) + count + 1;
-        self.server.wait_until(PATIENCE, |log| {
-            log.of(GET_ROUTE).filter(|r| r.field("topic") == topic).count() >= enough
-        });
+        let until = Instant::now() + PATIENCE;
+        while self.asked_for(topic) < enough {
+            assert!(
+                Instant::now() < until,
+                "{} of {enough} answers",
+                self.asked_for(topic)
+            );
+            producer.publish_queues(topic).ok();
+            thread::yield_now();
+        }
     }
 }
 
@@ -129,7 +138,7 @@ fn a_new_broker_comes_into_use() {
                 ("broker-b", brokers[1].address()),
             ],
         );
-        name_server.wait_for_answers("orders", 2);
+        name_server.wait_for_answers(&producer, "orders", 2);
         assert_eq!(
             broker_names(&producer, "orders"),
             BTreeSet::from(["broker-a".to_owned(), "broker-b".to_owned()])
@@ -151,11 +160,12 @@ fn a_broker_that_leaves_the_route_loses_its_connection_and_gets_nothing_more() {
         name_server.set("orders", &both);
         let producer = name_server.builder().start().unwrap();
         send_around(&producer, 8);
-        assert_eq!(brokers.each_ref().map(FakeServer::sends), [4, 4]);
+        let [first, second] = brokers.each_ref().map(FakeServer::sends);
+        assert!(first > 0 && second > 0, "both are in use: {first} and {second}");
         name_server.set("orders", &both[..1]);
         brokers[1].wait_until(PATIENCE, |log| log.ended == 1);
         send_around(&producer, 8);
-        assert_eq!(brokers.each_ref().map(FakeServer::sends), [12, 4]);
+        assert_eq!(brokers.each_ref().map(FakeServer::sends), [first + 8, second]);
         assert_eq!(
             brokers[0].log(|log| log.accepted),
             1,
@@ -173,7 +183,7 @@ fn a_broker_that_moves_is_followed() {
         let producer = name_server.builder().start().unwrap();
         send_around(&producer, 1);
         name_server.set("orders", &[("broker-a", new.address())]);
-        name_server.wait_for_answers("orders", 2);
+        name_server.wait_for_answers(&producer, "orders", 2);
         send_around(&producer, 3);
         assert_eq!((old.sends(), new.sends()), (1, 3));
         old.wait_until(PATIENCE, |log| log.ended == 1);
@@ -199,7 +209,7 @@ fn fewer_queues_and_a_withdrawn_permission_are_noticed() {
         let producer = name_server.builder().start().unwrap();
         assert_eq!(producer.publish_queues("orders").unwrap().len(), 8);
         name_server.set_body("orders", route(2, 6).to_string().into_bytes());
-        name_server.wait_for_answers("orders", 2);
+        name_server.wait_for_answers(&producer, "orders", 2);
         assert_eq!(producer.publish_queues("orders").unwrap().len(), 2);
         send_around(&producer, 8);
         let ids: BTreeSet<_> = broker.log(|log| {
@@ -215,27 +225,41 @@ fn fewer_queues_and_a_withdrawn_permission_are_noticed() {
     });
 }
 
+/// Lets the name server forget the topic until it has said so once, and gives back how a send goes then and how often it
+/// has said so by the end of it.
+fn forgotten_for_a_moment(
+    name_server: &NameServer,
+    producer: &Producer,
+) -> (Result<SendResult, Error>, usize) {
+    let asked = name_server.asked_for("orders");
+    name_server.forget("orders");
+    name_server.wait_for_answers(producer, "orders", 1);
+    let result = producer.send(&message("orders"));
+    (result, name_server.asked_for("orders") - asked)
+}
+
 #[test]
 fn a_name_server_may_forget_a_topic_for_two_refreshes_but_not_for_three() {
     within(PATIENCE, || {
         let broker = FakeServer::healthy_broker();
         let name_server = NameServer::start();
-        name_server.set("orders", &[("broker-a", broker.address())]);
         let producer = name_server
             .builder()
             .route_refresh_interval(milliseconds(250))
             .start()
             .unwrap();
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        name_server.wait_for_answers("orders", 1);
-        send_around(&producer, 1);
-        name_server.set("orders", &[("broker-a", broker.address())]);
-        name_server.wait_for_answers("orders", 1);
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        // After three it is forgotten here too, and a send has to ask.
-        name_server.wait_for_answers("orders", 2);
+        // On a busy machine a third refresh may come before the send.
+        let mut rounds = 0..10;
+        while rounds.next().is_some() {
+            name_server.set("orders", &[("broker-a", broker.address())]);
+            send_around(&producer, 1);
+            let (result, asked) = forgotten_for_a_moment(&name_server, &producer);
+            if asked <= 2 {
+                result.expect("the route is kept for so long");
+                break;
+            }
+        }
+        assert!(!rounds.is_empty(), "never fewer than three refreshes in time");
         let error = send_until_it_fails(&producer);
         assert!(matches!(error, Error::NoRoute { .. }), "{error:?}");
         name_server.set("orders", &[("broker-a", broker.address())]);
@@ -248,18 +272,23 @@ fn the_route_of_the_template_does_not_replace_a_better_one_at_once() {
     within(PATIENCE, || {
         let [own, other] = [FakeServer::healthy_broker(), FakeServer::healthy_broker()];
         let name_server = NameServer::start();
-        name_server.set("orders", &[("broker-a", own.address())]);
         name_server.set(TEMPLATE, &[("broker-b", other.address())]);
-        let producer = name_server
-            .builder()
-            .route_refresh_interval(milliseconds(250))
-            .start()
-            .unwrap();
-        send_around(&producer, 1);
-        name_server.forget("orders");
-        name_server.wait_for_answers("orders", 1);
-        send_around(&producer, 4);
-        assert_eq!((own.sends(), other.sends()), (5, 0));
+        let mut rounds = 0..10;
+        while rounds.next().is_some() {
+            name_server.set("orders", &[("broker-a", own.address())]);
+            let producer = name_server
+                .builder()
+                .route_refresh_interval(milliseconds(250))
+                .start()
+                .unwrap();
+            send_around(&producer, 1);
+            let (result, asked) = forgotten_for_a_moment(&name_server, &producer);
+            if asked <= 2 {
+                assert_eq!(result.unwrap().queue.broker_name(), "broker-a");
+                break;
+            }
+        }
+        assert!(!rounds.is_empty(), "never fewer than three refreshes in time");
     });
 }
 
@@ -278,7 +307,7 @@ fn a_refresh_that_fails_keeps_the_old_route() {
             r#"{"queueDatas":[{"brokerName":"a","readQueueNums":99999999,"writeQueueNums":99999999,"perm":6}]}"#,
         ] {
             name_server.set_body("orders", nonsense.as_bytes().to_vec());
-            name_server.wait_for_answers("orders", 5);
+            name_server.wait_for_answers(&producer, "orders", 5);
             send_around(&producer, 4);
         }
         assert_eq!(broker.log(|log| log.accepted), 1, "its connection is left alone");
@@ -377,11 +406,18 @@ fn a_topic_that_nobody_sends_to_is_asked_for_no_longer() {
         }
         let producer = name_server.builder().start().unwrap();
         producer.send(&message("invoices")).unwrap();
-        while name_server.asked_for("orders") < 50 {
-            producer.send(&message("orders")).unwrap();
+        let mut asked = 0;
+        let mut asked_before = usize::MAX;
+        // Until nobody asks while the other topic is asked for ten times. A slow look-up counts as interest.
+        while asked != asked_before {
+            asked_before = asked;
+            let enough = name_server.asked_for("orders") + 10;
+            while name_server.asked_for("orders") < enough {
+                producer.send(&message("orders")).unwrap();
+            }
+            asked = name_server.asked_for("invoices");
         }
-        let asked = name_server.asked_for("invoices");
-        assert!((15..=40).contains(&asked), "asked {asked} times");
+        assert!(asked >= 15, "asked {asked} times only");
         producer
             .send(&message("invoices"))
             .expect("it is looked up again");

@@ -83,25 +83,28 @@ pub(super) fn check_address(address: &str) -> Result<(), String> {
     }
     let (host, port) = address
         .rsplit_once(':')
+        .filter(|_| !address.ends_with(']'))
         .ok_or_else(|| format!("{address:?} has no port; write host:port"))?;
     if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err(format!(
             "{address:?} has no valid port: {port:?} is not a number from 1 to 65535"
         ));
     }
-    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
+    if host.is_empty() {
+        return Err(format!("{address:?} has no host; write host:port"));
+    }
+    if host.chars().any(|c| c.is_whitespace() || c == ',' || c == '/') {
         return Err(format!(
             "{address:?} has no valid host; separate several addresses by ';'"
         ));
     }
-    let is_bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.contains(':') && !is_bracketed {
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if host.contains(':') && bracketed.is_none() {
         return Err(format!(
-            "{address:?} looks like an IPv6 address; write it in brackets, as in [::1]:9876"
+            "{address:?} has more than one ':'; write host:port, and an IPv6 address in brackets, as in [::1]:9876"
         ));
     }
-    if is_bracketed {
-        let literal = host.trim_start_matches('[').trim_end_matches(']');
+    if let Some(literal) = bracketed {
         if literal
             .split('%')
             .next()
@@ -159,6 +162,10 @@ mod tests {
         assert!(reason("[::x]:9876").contains("no valid IPv6 address"));
         assert!(reason("http://host:9876").contains("is a URL"));
         assert!(reason("a:1,b:1").contains("separate several addresses by ';'"));
-        assert!(reason(":9876").contains("no valid host"));
+        assert!(reason("a:1 b:1").contains("separate several addresses by ';'"));
+        assert!(reason(":9876").contains("has no host"));
+        assert!(reason("[::1]").contains("has no port"));
+        assert!(reason("[[::1]]:9876").contains("no valid IPv6 address"));
+        assert!(reason("host:9876:9876").contains("more than one ':'"));
     }
 }

@@ -173,13 +173,12 @@ impl Routes {
         if let Some(route) = self.known(topic) {
             return Ok(route);
         }
-        let began = Instant::now();
         let (sender, receiver) = channel::bounded(1);
         // The receiver may have gone when its deadline was over.
         self.when_known(topic, Box::new(move |found| drop(sender.try_send(found))));
         receiver
             .recv_deadline(deadline.at())
-            .unwrap_or_else(|_| Err(self.late(topic, began.elapsed())))
+            .unwrap_or_else(|_| Err(self.late(topic, deadline.waited())))
     }
 
     /// What whoever waits for a route reports when the time is over.

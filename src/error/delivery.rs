@@ -91,8 +91,6 @@ pub enum Phase {
     Write,
     /// For the broker's answer.
     Reply,
-    /// For a pause before the next attempt to be over.
-    BackOff,
     /// For the ordered messages before it in the same queue.
     Order,
 }
@@ -100,12 +98,11 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Permit => "waiting for a permit",
+            Self::Permit => "waiting for room (max_async_in_flight, max_async_bytes)",
             Self::Route => "waiting for the topic route",
             Self::Connect => "connecting",
             Self::Write => "writing the request",
             Self::Reply => "waiting for the reply",
-            Self::BackOff => "pausing before the next attempt",
             Self::Order => "waiting behind the ordered messages before it",
         })
     }

@@ -241,10 +241,12 @@ impl fmt::Display for Error {
                 waited,
                 written,
             } => {
-                write!(
-                    f,
-                    "time over after {waited:.1?} while {phase}: {target} ({written})"
-                )
+                write!(f, "time over after {waited:.1?} while {phase}: {target} ")?;
+                match phase {
+                    Phase::Connect | Phase::Write | Phase::Reply => write!(f, "({written})"),
+                    // What was written then, if anything, was not the message.
+                    Phase::Permit | Phase::Route | Phase::Order => f.write_str("(message not sent)"),
+                }
             }
             Self::Refused {
                 address,

@@ -102,8 +102,14 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
         ));
     }
     if is_reserved(name) {
+        let instead = match name {
+            KEYS => "use MessageBuilder::keys",
+            TAGS => "use MessageBuilder::tags",
+            WAIT => "use MessageBuilder::wait_store_ok",
+            _ => "choose another",
+        };
         return Err(format!(
-            "property name {name:?} is reserved by RocketMQ; choose another"
+            "property name {name:?} is reserved by RocketMQ; {instead}"
         ));
     }
     if value.trim().is_empty() {

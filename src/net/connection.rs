@@ -73,8 +73,8 @@ pub(crate) struct Waiting<'a> {
 
 /// What became of a request that its owner gave up.
 pub(crate) enum Cancelled {
-    /// It was still waiting. No answer will be handed to anyone.
-    Waiting(Written),
+    /// It was still waiting, and no answer will be handed to anyone. The error says for how long.
+    Waiting(Error),
     /// Its outcome has been handed out already, or is about to be.
     TooLate,
 }
@@ -309,11 +309,12 @@ impl Connection {
         };
         let written = self.outgoing.withdraw(opaque);
         let waited = entry.registered.until(Moment::new(self.epoch, Instant::now()));
-        self.count_unanswered(&entry, &self.timeout(written, waited));
+        let error = self.timeout(written, waited);
+        self.count_unanswered(&entry, &error);
         if written == Written::All {
             self.suspect();
         }
-        Cancelled::Waiting(written)
+        Cancelled::Waiting(error)
     }
 
     /// When the timer has to call [`Self::look_at_alarms`], at the latest.

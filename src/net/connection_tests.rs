@@ -273,7 +273,10 @@ fn a_peer_that_answers_nothing_is_given_up_for_the_oldest_request() {
         thread::sleep(Duration::from_millis(10));
         assert!(matches!(
             connection.cancel(opaque),
-            Cancelled::Waiting(Written::All)
+            Cancelled::Waiting(Error::Timeout {
+                written: Written::All,
+                ..
+            })
         ));
     }
     assert!(began.elapsed() >= half_open_after);
@@ -314,7 +317,10 @@ fn a_peer_that_answers_others_is_not_given_up() {
         }
         assert!(matches!(
             connection.cancel(opaque),
-            Cancelled::Waiting(Written::All)
+            Cancelled::Waiting(Error::Timeout {
+                written: Written::All,
+                ..
+            })
         ));
         assert!(connection.is_live());
         assert_eq!(unanswered.told(), 0);

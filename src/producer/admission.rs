@@ -1,7 +1,7 @@
 //! How an asynchronous send gets in: through the gate, with a permit and a chosen queue, or refused. Either way its closure
 //! runs once, on a worker.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, thread, time::Instant};
 
 use super::{
     attempt::Prepared,
@@ -145,10 +145,10 @@ fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone,
 fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
     let rules = options.rules(&shared.config, shared.config.async_retries);
     let topic = Arc::clone(prepared.message.shared_topic());
-    let plan = SendPlan::new(rules, topic, deadline);
+    let mut plan = SendPlan::new(rules, topic, deadline);
     // A selector is the user's code, so it runs here and not on a thread of the library.
     let aim = match options.aim() {
-        Some(aim @ Aim::Select(_)) => select(shared, &prepared.message, aim, &deadline).map(Some),
+        Some(aim @ Aim::Select(_)) => select(shared, &prepared.message, aim, &mut plan).map(Some),
         other => Ok(other.cloned()),
     };
     let (aim, error) = aim.map_or_else(|error| (None, Some(error)), |aim| (aim, None));
@@ -159,9 +159,23 @@ fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: 
     }
 }
 
-fn select(shared: &Arc<Shared>, message: &Message, aim: &Aim, deadline: &Deadline) -> Result<Aim, Error> {
-    let route = shared.routes.wait(message.shared_topic(), deadline)?;
-    Ok(Aim::Queue((*choose::aimed(aim, &route, message)?.queue).clone()))
+/// Lets the selector choose. With a delivery timeout the caller waits until there is a route, as a blocking sender does.
+fn select(shared: &Arc<Shared>, message: &Message, aim: &Aim, plan: &mut SendPlan) -> Result<Aim, Error> {
+    let deadline = *plan.deadline();
+    loop {
+        let error = match shared.routes.wait(message.shared_topic(), &deadline) {
+            Ok(route) => return Ok(Aim::Queue((*choose::aimed(aim, &route, message)?.queue).clone())),
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        let pause = if error.is_passing() {
+            plan.pause_without_route(now)
+        } else {
+            None
+        };
+        let Some(until) = pause else { return Err(error) };
+        thread::sleep(until.saturating_duration_since(now));
+    }
 }
 
 /// A send that was refused before it was begun; its closure is still called on a worker.

@@ -317,7 +317,7 @@ impl AsyncSend {
         }
         drop(state);
         match connection.cancel(opaque) {
-            Cancelled::Waiting(written) => Err(connection.timeout(written, deadline.waited())),
+            Cancelled::Waiting(error) => Err(error),
             Cancelled::TooLate => Ok(()),
         }
     }
@@ -466,11 +466,8 @@ impl AsyncSend {
             }
         }
         for open in open {
-            if let Cancelled::Waiting(written) = open.connection.cancel(open.opaque) {
-                let mut state = self.state.lock();
-                let waited = state.plan.deadline().waited();
-                let error = open.connection.timeout(written, waited);
-                state.plan.failed(open.number, Instant::now(), error);
+            if let Cancelled::Waiting(error) = open.connection.cancel(open.opaque) {
+                self.state.lock().plan.failed(open.number, Instant::now(), error);
             }
         }
         let mut state = self.state.lock();

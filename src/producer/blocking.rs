@@ -359,10 +359,7 @@ impl Sending<'_> {
         let mut expected = 0_usize;
         for open in &open {
             match open.connection.cancel(open.opaque) {
-                Cancelled::Waiting(written) => {
-                    let error = open.connection.timeout(written, open.began.elapsed());
-                    self.plan.failed(open.number, Instant::now(), error);
-                }
+                Cancelled::Waiting(error) => self.plan.failed(open.number, Instant::now(), error),
                 Cancelled::TooLate => expected += 1,
             }
         }

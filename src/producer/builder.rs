@@ -69,7 +69,8 @@ impl ProducerBuilder {
     }
 
     /// Sets how many attempts a blocking send may make after the first. Default 2, as `retryTimesWhenSendFailed`; at most
-    /// 15. Sends to a [`Target`](super::Target) and one-way sends make one attempt.
+    /// 15. Sends to a [`Target`](super::Target) make one attempt unless they are [ordered](super::Aimed::ordered), one-way sends
+    /// always.
     ///
     /// A send whose outcome is unknown is sent again too, under the same message id: at least once, not exactly once.
     #[doc(alias = "retryTimesWhenSendFailed")]
@@ -110,7 +111,7 @@ impl ProducerBuilder {
     }
 
     /// Keeps trying for so long, through an outage of all brokers or name servers. Default: not set, and a send ends with
-    /// its send timeout.
+    /// its send timeout; at least the send timeout.
     ///
     /// With it the send timeout is the time of one round of attempts, and rounds follow one another, with pauses as
     /// [`Self::back_off`] sets, until the message is stored, a broker refuses it for good, or this time is over. What is
@@ -154,7 +155,8 @@ impl ProducerBuilder {
     }
 
     /// Sets how many bytes the messages of unfinished asynchronous sends may take together. Beyond it
-    /// [`Producer::send_async`] waits. Default 100 MiB, as `backPressureForAsyncSendSize`.
+    /// [`Producer::send_async`] waits; a message that is larger by itself goes alone. Default 100 MiB, as
+    /// `backPressureForAsyncSendSize`.
     pub fn max_async_bytes(mut self, bytes: usize) -> Self {
         self.config.max_async_bytes = bytes;
         self

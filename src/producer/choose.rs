@@ -89,7 +89,7 @@ pub(super) fn aimed<'r>(
             let index = choose(&route.listed, message);
             route.queues.get(index).ok_or_else(|| {
                 invalid(format!(
-                    "the selector chose queue number {index} of {count} of topic {}",
+                    "the selector chose index {index}, but topic {} has {count} queues, counted from 0",
                     route.topic
                 ))
             })
@@ -257,6 +257,6 @@ mod tests {
             fault(&unknown)
         );
         let beyond = Aim::Select(Arc::new(|queues, _| queues.len()));
-        assert!(fault(&beyond).contains("chose queue number 1 of 1"));
+        assert!(fault(&beyond).contains("chose index 1, but topic t has 1 queues"));
     }
 }

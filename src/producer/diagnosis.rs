@@ -92,7 +92,7 @@ impl CheckOutcome {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Precondition => "begin with",
+            Self::Precondition => "precondition of",
             Self::ResolveNameServer => "resolve name server",
             Self::ConnectNameServer => "connect to name server",
             Self::AskNameServer => "ask name server",
@@ -112,7 +112,12 @@ impl fmt::Display for DiagnosisStep {
             outcome,
             took,
         } = self;
-        write!(f, "{step} {target}: {} ({took:.1?})", outcome.text())
+        write!(f, "{step} {target}: {}", outcome.text())?;
+        // What follows from an earlier check takes no time of its own.
+        if took.is_zero() {
+            return Ok(());
+        }
+        write!(f, " ({took:.1?})")
     }
 }
 

@@ -96,8 +96,9 @@ impl Producer {
 
     /// Sends a message and waits until a broker has stored it.
     ///
-    /// Blocks for at most the send timeout (3 s unless set), whatever happens: looking up the route, connecting and all
-    /// attempts are part of it. Failed attempts are repeated, on another broker if there is one.
+    /// Blocks for at most the send timeout (3 s unless set), or the
+    /// [delivery timeout](ProducerBuilder::delivery_timeout) if there is one, whatever happens: looking up the route,
+    /// connecting and all attempts are part of it. Failed attempts are repeated, on another broker if there is one.
     ///
     /// # Errors
     /// - [`Error::InvalidMessage`]: over a size limit. Nothing was sent.
@@ -122,10 +123,11 @@ impl Producer {
     }
 
     /// Sends a message and calls `on_done` with the outcome: exactly once, on a worker thread, whatever happens. On
-    /// failure the message comes back.
+    /// failure the message comes back. When there are no workers, since the producer is shut down or the operating system
+    /// gives no thread, `on_done` is called on this thread instead, so hold no lock here that it takes.
     ///
     /// Returns as soon as the message is on its way. Blocks only for room, when `max_async_in_flight` sends or
-    /// `max_async_bytes` are unfinished, and at most for the send timeout; from inside a callback it never blocks for room.
+    /// `max_async_bytes` are unfinished, and at most for the time of the send; from inside a callback it never blocks for room.
     /// The errors are those of [`Producer::send`], and [`Error::Timeout`] with
     /// [`Phase::Permit`](crate::Phase::Permit) when there was no room in time.
     ///
@@ -207,7 +209,7 @@ impl Producer {
         self.plain().to(target)
     }
 
-    /// Sets the time of what is sent next, in place of the producer's send timeout.
+    /// Sets the time of what is sent next, in place of the producer's send timeout or delivery timeout.
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {

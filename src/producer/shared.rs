@@ -309,20 +309,23 @@ fn map_addresses(config: &ProducerConfig, connections: &Connections, name_server
 }
 
 fn name_servers(config: &ProducerConfig) -> Result<NameServers, Error> {
-    let list = config
-        .name_servers
-        .clone()
-        .or_else(|| std::env::var(NAME_SERVERS_VARIABLE).ok());
     let invalid = |reason| Error::InvalidConfig {
         setting: "name_servers",
         reason,
     };
-    let list = list.ok_or_else(|| {
+    if let Some(list) = &config.name_servers {
+        return NameServers::parse(list).map_err(invalid);
+    }
+    let variable = std::env::var(NAME_SERVERS_VARIABLE).map_err(|_| {
         invalid(format!(
             "none is given, and the environment variable {NAME_SERVERS_VARIABLE} is not set"
         ))
     })?;
-    NameServers::parse(&list).map_err(invalid)
+    NameServers::parse(&variable).map_err(|reason| {
+        invalid(format!(
+            "in the environment variable {NAME_SERVERS_VARIABLE}: {reason}"
+        ))
+    })
 }
 
 fn connection_settings(config: &ProducerConfig) -> ConnectionSettings {

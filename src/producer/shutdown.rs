@@ -76,9 +76,9 @@ impl fmt::Display for ShutdownReport {
         } = self;
         write!(
             f,
-            "shut down in {took:.1?}: of the last messages {delivered} stored, {not_stored} not stored, {unknown} unknown \
-             ({ended_early} ended early); {oneway_unwritten} one-way messages not written, {callback_panics} callbacks \
-             panicked"
+            "shut down in {took:.1?}: of the messages still under way {delivered} stored, {not_stored} not stored, {unknown} \
+             unknown ({ended_early} ended early); since the start {oneway_unwritten} one-way messages not written, \
+             {callback_panics} callbacks panicked"
         )
     }
 }
@@ -119,7 +119,7 @@ impl fmt::Display for Unflushed {
         let Self { sends, oneway } = self;
         write!(
             f,
-            "{sends} sends have no outcome and {oneway} one-way messages are not written yet"
+            "not flushed: sends without an outcome: {sends}, one-way messages not written: {oneway}"
         )
     }
 }

@@ -10,7 +10,7 @@ type Select = dyn Fn(&[MessageQueue], &Message) -> usize + Send + Sync;
 /// Aims a send at one queue, so that messages that belong together stay in order.
 ///
 /// An aimed send is never moved to another queue, and not retried, as in 4.7.0: a second attempt could overtake or
-/// double the first.
+/// double the first. [Ordered](super::Aimed::ordered) ones are retried, to the same queue.
 ///
 /// ```
 /// use rocketmq_producer::{MessageQueue, Target};
@@ -46,7 +46,8 @@ impl Target {
     /// Aims at the queue whose index the closure returns. It is given all queues that take messages, sorted by broker
     /// name and queue id, and the message.
     ///
-    /// The closure runs on the thread that sends. An index beyond the last queue fails the send with
+    /// The closure runs on the thread that sends. If it panics, the panic goes through the send to its caller, and the
+    /// closure of an asynchronous send is dropped without being called. An index beyond the last queue fails the send with
     /// [`Error::InvalidMessage`](crate::Error::InvalidMessage).
     #[doc(alias = "MessageQueueSelector")]
     pub fn select(choose: impl Fn(&[MessageQueue], &Message) -> usize + Send + Sync + 'static) -> Self {
