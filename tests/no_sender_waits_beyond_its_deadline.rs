@@ -16,7 +16,7 @@ use std::{
     net::TcpStream,
     sync::{Arc, Condvar, Mutex, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rocketmq_producer::{Delivery, Error, Message, MessageQueue, Phase, Producer, ProducerBuilder};
@@ -191,6 +191,39 @@ fn behind_a_peer_that_does_not_read_each_keeps_his_own_time() {
             }
         });
         // Or the end of the producer would wait for the two that are under way.
+        broker.resume();
+    });
+}
+
+/// As many bytes as the permits allow wait behind the peer, and all are over at about the same time.
+#[test]
+fn behind_a_peer_that_does_not_read_many_end_as_quickly_as_one() {
+    const COUNT: usize = 1000;
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    within(PATIENCE, || {
+        let broker = StallingBroker::start();
+        let name_server = FakeServer::name_server(&[("broker-a", broker.server.address())]);
+        let producer = one_attempt(&name_server).start().unwrap();
+        producer.send(&with_body("first")).expect("it is answered");
+        let message = Message::new("orders", vec![b'z'; 96 * 1024]).unwrap();
+        let (done, outcomes) = mpsc::channel();
+        for _ in 0..COUNT {
+            let (done, began) = (done.clone(), Instant::now());
+            producer
+                .timeout(TIMEOUT)
+                .send_async(message.clone(), move |outcome: Outcome| {
+                    done.send((began.elapsed(), outcome)).unwrap();
+                });
+        }
+        drop(done);
+        let (mut latest, mut unwritten) = (Duration::ZERO, 0);
+        for (took, outcome) in outcomes {
+            let failure = outcome.expect_err("the peer does not read");
+            unwritten += usize::from(failure.error.delivery() == Delivery::NotStored);
+            latest = latest.max(took);
+        }
+        assert!(unwritten > COUNT / 2, "{unwritten} were never written");
+        assert_took(latest, TIMEOUT, TIMEOUT + GRACE);
         broker.resume();
     });
 }

@@ -10,6 +10,8 @@
 //!    to `taken` a writer has them, behind it they are pending.
 //! 5. A pending frame can be withdrawn. A frame in a writer's hands can not, and counts as possibly written until the
 //!    writer is back; a writer that stalls puts back what it has not begun.
+//! 6. What is withdrawn only leaves a hole, which is closed together with many others: a buffer full of frames whose time
+//!    is over would else be moved once for each of them. There is never a hole without a frame to be written.
 
 use std::{
     collections::VecDeque,
@@ -42,6 +44,8 @@ struct Frame {
     opaque: Option<i32>,
     start: u64,
     end: u64,
+    /// A hole in `pending`: nobody waits for it, and it will not be written.
+    withdrawn: bool,
 }
 
 impl Frame {
@@ -64,6 +68,8 @@ impl Frame {
 struct State {
     /// Whole frames that no writer has taken.
     pending: Vec<u8>,
+    /// Bytes of `pending` that are withdrawn.
+    withdrawn: usize,
     /// A buffer to put in the place of `pending` when that is taken.
     spare: Vec<u8>,
     /// All frames that are not fully written, oldest first.
@@ -154,6 +160,7 @@ impl Outgoing {
     pub(super) fn new() -> Self {
         let state = State {
             pending: Vec::new(),
+            withdrawn: 0,
             spare: Vec::new(),
             frames: VecDeque::new(),
             written: 0,
@@ -195,7 +202,12 @@ impl Outgoing {
         let start = state.taken + length(state.pending.len());
         let opaque = encode(&mut state.pending).map_err(Rejected::Frame)?;
         let end = state.taken + length(state.pending.len());
-        state.frames.push_back(Frame { opaque, start, end });
+        state.frames.push_back(Frame {
+            opaque,
+            start,
+            end,
+            withdrawn: false,
+        });
         if was_idle {
             state.moved = Instant::now();
         }
@@ -377,7 +389,7 @@ impl Outgoing {
             oneway: 0,
         };
         // They stay in the list, for those who give up at the same time and ask for theirs.
-        for frame in &state.frames {
+        for frame in state.frames.iter().filter(|frame| !frame.withdrawn) {
             let written = frame.written(known);
             match frame.opaque {
                 Some(opaque) => remains.unfinished.push((opaque, written)),
@@ -413,6 +425,7 @@ impl Outgoing {
     /// frames that nobody waits for are not written then.
     pub(super) fn wait_until_written(&self, until: Instant) -> usize {
         let mut state = self.state.lock();
+        state.close_holes();
         let end = state.frames.back().map_or(0, |frame| frame.end);
         // What is withdrawn meanwhile moves the end of the rest, but never past this one.
         while state.ended.is_none() && state.written < end && !state.frames.is_empty() {
@@ -421,7 +434,8 @@ impl Outgoing {
             }
         }
         let ours = state.frames.iter().take_while(|frame| frame.start < end);
-        ours.filter(|frame| frame.opaque.is_none()).count()
+        ours.filter(|frame| frame.opaque.is_none() && !frame.withdrawn)
+            .count()
     }
 
     /// Drops what is fully written and tells whoever waits for room.
@@ -451,19 +465,21 @@ impl State {
     /// Bytes that are not written.
     fn held(&self) -> usize {
         let end = self.frames.back().map_or(self.written, |frame| frame.end);
-        usize::try_from(end - self.written).unwrap_or(usize::MAX)
+        let all = usize::try_from(end - self.written).unwrap_or(usize::MAX);
+        all.saturating_sub(self.withdrawn)
     }
 
     /// Takes the writer role and what is pending: everything, or while the peer does not read only the first frame, so
     /// that the others stay withdrawable.
     fn take(&mut self) -> Piece {
         self.writing = true;
+        self.close_holes();
         let mut bytes = std::mem::replace(&mut self.pending, std::mem::take(&mut self.spare));
         if self.stalled {
             let first_end = self.frames.front().map_or(self.taken, |frame| frame.end);
             let first = usize::try_from(first_end.saturating_sub(self.taken)).unwrap_or(usize::MAX);
             if first > 0 && first < bytes.len() {
-                self.pending.extend(bytes.drain(first..));
+                self.pending = bytes.split_off(first);
             }
         }
         self.taken += length(bytes.len());
@@ -495,29 +511,56 @@ impl State {
         };
         let surplus = usize::try_from(self.taken.saturating_sub(kept_end)).unwrap_or(usize::MAX);
         let keep = piece.bytes.len().saturating_sub(surplus);
-        let back = piece.bytes.split_off(keep.max(piece.at));
+        let mut back = piece.bytes.split_off(keep.max(piece.at));
         self.taken -= length(back.len());
-        self.pending.splice(..0, back);
+        back.append(&mut self.pending);
+        self.pending = back;
     }
 
-    /// Cuts a frame out of `pending`. False if a writer has it.
+    /// Takes a frame out of `pending`. False if a writer has it.
     fn withdraw(&mut self, index: usize) -> bool {
-        let Some(frame) = self.frames.get(index) else {
+        let taken = self.taken;
+        let Some(frame) = self.frames.get_mut(index).filter(|frame| frame.start >= taken) else {
             return false;
         };
-        if frame.start < self.taken {
-            return false;
-        }
-        let size = frame.end - frame.start;
-        let position = |at: u64| usize::try_from(at - self.taken).unwrap_or(usize::MAX);
-        let range = position(frame.start)..position(frame.end).min(self.pending.len());
-        self.pending.drain(range);
-        self.frames.remove(index);
-        for later in self.frames.iter_mut().skip(index) {
-            later.start -= size;
-            later.end -= size;
+        frame.opaque = None;
+        frame.withdrawn = true;
+        self.withdrawn += usize::try_from(frame.end - frame.start).unwrap_or(usize::MAX);
+        // What is moved then is no more than what was withdrawn before, however many frames that were.
+        if self.withdrawn >= self.pending.len() / 2 {
+            self.close_holes();
         }
         true
+    }
+
+    /// Moves what is pending together.
+    fn close_holes(&mut self) {
+        if self.withdrawn == 0 {
+            return;
+        }
+        let (taken, pending) = (self.taken, &mut self.pending);
+        let mut kept = 0;
+        self.frames.retain_mut(|frame| {
+            if frame.start < taken {
+                return true;
+            }
+            let position =
+                |at: u64| usize::try_from(at - taken).map_or(pending.len(), |at| at.min(pending.len()));
+            let bytes = position(frame.start)..position(frame.end);
+            if frame.withdrawn {
+                return false;
+            }
+            frame.start = taken + length(kept);
+            let end = kept + bytes.len();
+            if bytes.start != kept {
+                pending.copy_within(bytes, kept);
+            }
+            kept = end;
+            frame.end = taken + length(kept);
+            true
+        });
+        self.pending.truncate(kept);
+        self.withdrawn = 0;
     }
 }
 
