@@ -6,11 +6,8 @@
 
 use std::collections::HashMap;
 
-/// Stands between a name and its value (`MessageDecoder.NAME_VALUE_SEPARATOR`).
-pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
-
-/// Stands after each property (`MessageDecoder.PROPERTY_SEPARATOR`). Java 4.9.7 leaves out the last one.
-pub(crate) const PROPERTY_SEPARATOR: char = '\u{2}';
+// The separators of `MessageDecoder`. Java 4.9.7 leaves out the last property separator.
+use crate::message::property::{NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR};
 
 /// How a release reads an item that a well-behaved producer would not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
