@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Barrier, thread};
 
 use super::*;
-use crate::net::waiter::Outcome;
+use crate::net::waiter::{Outcome, WakeUps};
 
 /// Counts how often each ticket was completed.
 #[derive(Default)]
@@ -12,7 +12,7 @@ struct Counting {
 }
 
 impl Waiter for Counting {
-    fn complete(self: Arc<Self>, ticket: u32, _: Outcome<'_>) {
+    fn complete(self: Arc<Self>, ticket: u32, _: Outcome<'_>, _: &mut WakeUps) {
         *self.completed.lock().entry(ticket).or_default() += 1;
     }
 }
@@ -139,7 +139,11 @@ fn in_a_race_every_request_ends_exactly_once() {
             .map(|n| table.register(&waiter, n, Some(alarm), epoch).unwrap())
             .collect();
         let start = Barrier::new(3);
-        let complete = |entry: Entry| entry.waiter.complete(entry.ticket, Outcome::Overdue);
+        let complete = |entry: Entry| {
+            entry
+                .waiter
+                .complete(entry.ticket, Outcome::Overdue, &mut WakeUps::default())
+        };
         thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();

@@ -7,7 +7,7 @@ use super::{
     attempt::Prepared,
     background::AsyncSend,
     choose,
-    gate::Inside,
+    gate::{Gate, Inside},
     options::Options,
     permits::Permit,
     plan::SendPlan,
@@ -22,7 +22,7 @@ use crate::{
     net::{
         deadline::Deadline,
         sync::Mutex,
-        workers::{Task, is_worker},
+        workers::{Task, Workers, is_worker},
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>
 pub(super) struct Closing {
     on_done: OnDone,
     permit: Option<Permit>,
-    _inside: Option<Inside>,
+    _inside: Option<Inside<Arc<Gate>>>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
@@ -50,7 +50,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
             },
         )));
     }
-    let inside = match shared.gate.enter() {
+    let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
         Err(error) => return refuse(shared, message, error, on_done, None),
     };
@@ -97,7 +97,7 @@ where
         send(shared, message, options, Box::new(on_done));
         return Ok(());
     }
-    match shared.gate.enter() {
+    match shared.gate.enter_detached() {
         Ok(inside) => {
             let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
             begin(
@@ -125,7 +125,13 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 /// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
 /// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
 /// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
-fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
+fn refuse(
+    shared: &Arc<Shared>,
+    message: Message,
+    error: Error,
+    on_done: OnDone,
+    inside: Option<Inside<Arc<Gate>>>,
+) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
     let has_room = room.is_some() || is_worker();
@@ -143,7 +149,7 @@ fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone,
 }
 
 fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
-    let rules = options.rules(&shared.config, shared.config.async_retries);
+    let rules = options.rules(&shared.config, &shared.async_rules);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);
     // A selector is the user's code, so it runs here and not on a thread of the library.
@@ -191,10 +197,14 @@ impl Task for Refused {
             closing.run(&self.shared, Err(SendFailure::new(message, error)));
         }
     }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
+    }
 }
 
 impl Closing {
-    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside<Arc<Gate>>>) -> Self {
         Self {
             on_done,
             permit,

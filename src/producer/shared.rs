@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
-    blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     lanes::Lanes,
+    options::usual_rules,
     permits::Permits,
-    plan::RetryOf,
+    plan::{RetryOf, Rules},
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
 };
@@ -49,7 +49,9 @@ pub(crate) struct Shared {
     pub(super) permits: Arc<Permits>,
     /// Room for the closures of sends that could not be begun.
     pub(super) refusals: Arc<Permits>,
-    pub(super) desks: Mutex<Vec<Desk>>,
+    /// What blocking sends may do, and what asynchronous ones may, unless they wish otherwise.
+    pub(super) blocking_rules: Arc<Rules>,
+    pub(super) async_rules: Arc<Rules>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
@@ -112,6 +114,7 @@ impl Shared {
             client_id,
             config.producer_group
         );
+        let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
         Ok(Arc::new(Self {
             ids: IdMaker::new(ip),
             client_id,
@@ -119,11 +122,12 @@ impl Shared {
             started: Instant::now(),
             tally: Tally::default(),
             gate: Arc::default(),
-            permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
+            permits: Arc::clone(&permits),
             refusals: Permits::new(config.max_async_in_flight, usize::MAX),
-            desks: Mutex::default(),
+            blocking_rules: usual_rules(&config, config.retries),
+            async_rules: usual_rules(&config, config.async_retries),
             lanes: Arc::default(),
-            workers: Workers::new(config.callback_threads),
+            workers: Workers::new(config.callback_threads, Box::new(move || permits.wake())),
             timer,
             connections,
             name_servers,

@@ -3,6 +3,34 @@
 /// `-9223372036854775808` has 20 characters.
 const MAX_DIGITS: usize = 20;
 
+/// All pairs of digits.
+const PAIRS: [[u8; 2]; 100] = pairs();
+
+const fn pairs() -> [[u8; 2]; 100] {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut tens = b'0';
+    let mut index = 0;
+    while tens <= b'9' {
+        let mut ones = b'0';
+        while ones <= b'9' {
+            pairs[index] = [tens, ones];
+            index += 1;
+            ones += 1;
+        }
+        tens += 1;
+    }
+    pairs
+}
+
+/// Writes a number below 100 at `start`.
+#[inline]
+fn put_pair(text: &mut [u8; MAX_DIGITS], start: usize, pair: u64) {
+    let pair = usize::try_from(pair).ok().and_then(|pair| PAIRS.get(pair));
+    if let (Some(slot), Some(pair)) = (text.get_mut(start..start + 2), pair) {
+        slot.copy_from_slice(pair);
+    }
+}
+
 /// The decimal text of an integer, held inline.
 #[derive(Clone, Copy)]
 pub(crate) struct Decimal {
@@ -12,18 +40,21 @@ pub(crate) struct Decimal {
 }
 
 impl Decimal {
+    #[inline]
     pub(crate) fn new(value: i64) -> Self {
         let mut text = [b'0'; MAX_DIGITS];
         let mut start = MAX_DIGITS;
         let mut rest = value.unsigned_abs();
-        for digit in text.iter_mut().rev() {
-            // The remainder is below ten, so the fallback is never taken.
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            start -= 1;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+        // Two digits at a time, from the back.
+        while rest >= 100 {
+            start -= 2;
+            put_pair(&mut text, start, rest % 100);
+            rest /= 100;
+        }
+        start -= 2;
+        put_pair(&mut text, start, rest);
+        if rest < 10 {
+            start += 1;
         }
         if value < 0 {
             start = start.saturating_sub(1);
@@ -34,6 +65,7 @@ impl Decimal {
         Self { text, start }
     }
 
+    #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.text.get(self.start..).unwrap_or_default()
     }

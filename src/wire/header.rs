@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::frame::{self, Serialization};
 use super::json_text::JsonText;
-use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
+use super::limits::{FRAME_PREFIX_BYTES, MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
 use super::{WireError, header_binary, header_json};
 
 /// Bit 0 of the flag (`RPC_TYPE`): the command is a response.
@@ -192,6 +192,21 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Adds a field that needs no checks any more; `None` when there is no room.
+    #[inline]
+    pub(super) fn add_known(&mut self, name: &'a str, value: &'a str) -> Option<()> {
+        *self.kept.get_mut(self.count)? = (name, value);
+        self.count += 1;
+        Some(())
+    }
+
+    /// All names and values, if all are kept and none has escapes.
+    pub(super) fn all_kept(&self) -> Option<&[(&'a str, &'a str)]> {
+        let kept = self.kept.get(..self.count)?;
+        let is_plain = |(name, value): &(&str, &str)| !self.is_escaped(name) && !self.is_escaped(value);
+        (self.rest.is_none() && kept.iter().all(is_plain)).then_some(kept)
+    }
+
     fn raw(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let kept = self.kept.into_iter().take(self.count);
         let mut rest = self.rest.clone();
@@ -274,9 +289,45 @@ pub(crate) struct FieldWriter<'a> {
     serialization: Serialization,
     is_first: bool,
     failure: Option<WireError>,
+    /// For a template: where the values belong that differ from frame to frame.
+    cuts: Option<&'a mut Vec<usize>>,
 }
 
 impl FieldWriter<'_> {
+    /// A number that differs from frame to frame of one template.
+    pub(crate) fn varying_number(&mut self, name: &str, value: i64) {
+        if !self.cut(name) {
+            self.number(name, value);
+        }
+    }
+
+    /// A property string that differs from frame to frame of one template.
+    pub(crate) fn varying_properties<'p>(
+        &mut self,
+        name: &str,
+        properties: impl Iterator<Item = (&'p str, &'p str)>,
+    ) {
+        if !self.cut(name) {
+            self.properties(name, properties);
+        }
+    }
+
+    /// In a template, leaves a value out and notes where it belongs. False in a frame.
+    #[inline]
+    fn cut(&mut self, name: &str) -> bool {
+        let Some(cuts) = &mut self.cuts else { return false };
+        let place = match self.serialization {
+            Serialization::Json => Ok(header_json::write_cut(self.out, self.is_first, name)),
+            Serialization::Binary => header_binary::write_cut(self.out, name),
+        };
+        self.is_first = false;
+        match place {
+            Ok(place) => cuts.push(place),
+            Err(error) => self.keep(Err(error)),
+        }
+        true
+    }
+
     pub(crate) fn text(&mut self, name: &str, value: &str) {
         match self.serialization {
             Serialization::Json => header_json::write_text(self.out, self.is_first, name, value),
@@ -344,27 +395,27 @@ pub(crate) fn encode_frame(
     body: &[u8],
 ) -> Result<(), WireError> {
     let start = out.len();
-    let outcome = append_frame(out, start, envelope, write_fields, body);
+    let outcome = append_header(out, envelope, write_fields, None)
+        .and_then(|fields_start| complete_frame(out, start, fields_start, envelope.serialization, body));
     if outcome.is_err() {
         out.truncate(start);
     }
     outcome
 }
 
-fn append_frame(
+/// Appends a frame up to the end of its header, with nothing where the lengths belong. Gives back where the fields begin.
+pub(super) fn append_header(
     out: &mut Vec<u8>,
-    start: usize,
     envelope: &Envelope<'_>,
     write_fields: impl FnOnce(&mut FieldWriter<'_>),
-    body: &[u8],
-) -> Result<(), WireError> {
+    mut cuts: Option<&mut Vec<usize>>,
+) -> Result<usize, WireError> {
     // Filled in by `frame::write_prefix` once the lengths are known.
-    out.extend_from_slice(&[0; 8]);
-    let header_start = out.len();
+    out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
     let serialization = envelope.serialization;
     match serialization {
-        Serialization::Json => header_json::open(out, envelope),
-        Serialization::Binary => header_binary::open(out, envelope)?,
+        Serialization::Json => header_json::open(out, envelope, cuts.as_deref_mut()),
+        Serialization::Binary => header_binary::open(out, envelope, cuts.as_deref_mut())?,
     }
     let fields_start = out.len();
     let mut writer = FieldWriter {
@@ -372,6 +423,7 @@ fn append_frame(
         serialization,
         is_first: true,
         failure: None,
+        cuts,
     };
     write_fields(&mut writer);
     let FieldWriter {
@@ -383,11 +435,24 @@ fn append_frame(
     if let Some(error) = failure {
         return Err(error);
     }
-    match serialization {
-        Serialization::Json => header_json::close(out, is_first),
-        Serialization::Binary => header_binary::close(out, fields_start)?,
+    if serialization == Serialization::Json {
+        header_json::close(out, is_first);
     }
-    let header_length = out.len() - header_start;
+    Ok(fields_start)
+}
+
+/// Fills in the lengths of the frame that begins at `start`, checks them, and appends the body.
+pub(super) fn complete_frame(
+    out: &mut Vec<u8>,
+    start: usize,
+    fields_start: usize,
+    serialization: Serialization,
+    body: &[u8],
+) -> Result<(), WireError> {
+    if serialization == Serialization::Binary {
+        header_binary::close(out, fields_start)?;
+    }
+    let header_length = out.len() - start - FRAME_PREFIX_BYTES;
     if header_length > MAX_HEADER_BYTES {
         return Err(WireError::new(format!(
             "header of {header_length} bytes is over the limit of {MAX_HEADER_BYTES}"

@@ -181,8 +181,8 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// Writes everything before the fields.
-pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
+/// Writes everything before the fields. With `cuts`, the opaque is left out and its place noted.
+pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>, cuts: Option<&mut Vec<usize>>) {
     out.extend_from_slice(b"{\"code\":");
     json_text::write_integer(out, envelope.code.into());
     out.extend_from_slice(b",\"flag\":");
@@ -193,7 +193,10 @@ pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
         out.push(b'"');
     }
     out.extend_from_slice(b",\"opaque\":");
-    json_text::write_integer(out, envelope.opaque.into());
+    match cuts {
+        Some(cuts) => cuts.push(out.len()),
+        None => json_text::write_integer(out, envelope.opaque.into()),
+    }
     if let Some(remark) = envelope.remark {
         out.extend_from_slice(b",\"remark\":");
         json_text::write_string(out, remark);
@@ -237,6 +240,14 @@ pub(crate) fn write_plain(out: &mut Vec<u8>, is_first: bool, name: &str, value: 
     out.push(b'"');
 }
 
+/// Writes a field without its value, and gives back where that belongs.
+pub(crate) fn write_cut(out: &mut Vec<u8>, is_first: bool, name: &str) -> usize {
+    write_name(out, is_first, name);
+    let cut = out.len();
+    out.push(b'"');
+    cut
+}
+
 /// Writes a field that holds a property string.
 pub(crate) fn write_properties<'p>(
     out: &mut Vec<u8>,
@@ -245,13 +256,22 @@ pub(crate) fn write_properties<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) {
     write_name(out, is_first, name);
+    write_property_text(out, properties);
+    out.push(b'"');
+}
+
+/// Writes a property string as it stands between its quotes.
+#[inline]
+pub(crate) fn write_property_text<'p>(
+    out: &mut Vec<u8>,
+    properties: impl Iterator<Item = (&'p str, &'p str)>,
+) {
     for (key, value) in properties {
         json_text::write_escaped(out, key);
         out.extend_from_slice(b"\\u0001");
         json_text::write_escaped(out, value);
         out.extend_from_slice(b"\\u0002");
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_boolean, parse_number};
+use crate::wire::header::{Envelope, FieldWriter, Header, parse_boolean, parse_number};
+use crate::wire::template::{Filler, Template};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
 const DEFAULT_REGION: &str = "DefaultRegion";
@@ -91,11 +93,12 @@ impl SendMessage<'_> {
         writer.text(topic, self.topic);
         writer.text(default_topic, self.default_topic);
         writer.number(default_topic_queue_nums, self.default_topic_queue_nums.into());
-        writer.number(queue_id, self.queue_id.into());
-        writer.number(sys_flag, self.sys_flag.into());
-        writer.number(born_timestamp, self.born_timestamp_ms);
-        writer.number(flag, self.flag.into());
-        writer.properties(properties, self.properties.iter());
+        // What follows, up to the properties, is in the order of `append_from`.
+        writer.varying_number(queue_id, self.queue_id.into());
+        writer.varying_number(sys_flag, self.sys_flag.into());
+        writer.varying_number(born_timestamp, self.born_timestamp_ms);
+        writer.varying_number(flag, self.flag.into());
+        writer.varying_properties(properties, self.properties.iter());
         writer.number(reconsume_times, self.reconsume_times.into());
         writer.boolean(unit_mode, self.unit_mode);
         if let Some(times) = self.max_reconsume_times {
@@ -105,6 +108,35 @@ impl SendMessage<'_> {
         if let Some(name) = self.broker_name {
             writer.text(broker_name, name);
         }
+    }
+}
+
+impl SendMessage<'_> {
+    /// Appends one send with code 310, made from what all sends of the topic have in common. That is encoded into
+    /// `common` when the first is sent.
+    #[inline]
+    pub(crate) fn append_from(
+        &self,
+        common: &OnceLock<Template>,
+        out: &mut Vec<u8>,
+        envelope: &Envelope<'_>,
+        body: &[u8],
+    ) -> Result<(), WireError> {
+        let template = match common.get() {
+            Some(template) => template,
+            None => {
+                let template = Template::new(envelope, |writer| self.write_v2(writer))?;
+                common.get_or_init(|| template)
+            }
+        };
+        let fill = |filler: &mut Filler<'_>| {
+            filler.number(self.queue_id.into());
+            filler.number(self.sys_flag.into());
+            filler.number(self.born_timestamp_ms);
+            filler.number(self.flag.into());
+            filler.properties(self.properties.iter());
+        };
+        template.append(out, envelope.opaque, fill, body)
     }
 }
 
@@ -401,6 +433,30 @@ mod tests {
     }
 
     const PROPERTIES: &str = "TAGS\u{1}TagA\u{2}k\u{e9}\u{1}v\"\u{2}UNIQ_KEY\u{1}FD00\u{2}WAIT\u{1}true\u{2}";
+
+    #[test]
+    fn what_sends_of_a_topic_have_in_common_changes_no_byte() {
+        let own = own();
+        for serialization in [Serialization::Json, Serialization::Binary] {
+            let common = std::sync::OnceLock::new();
+            for (queue_id, sys_flag, flag) in [(0, 0, 0), (3, 1, -2), (11, 4, i32::MAX)] {
+                let sent = SendMessage {
+                    queue_id,
+                    sys_flag,
+                    flag,
+                    ..message(&own)
+                };
+                let expected = frame(310, serialization, |writer| sent.write_v2(writer));
+                let envelope = Envelope {
+                    serialization,
+                    ..envelope(310)
+                };
+                let mut found = Vec::new();
+                sent.append_from(&common, &mut found, &envelope, b"body").unwrap();
+                assert_eq!(found, expected);
+            }
+        }
+    }
 
     #[test]
     fn fields_have_the_names_of_their_version() {
