@@ -14,12 +14,12 @@ struct ShortText {
 }
 
 impl ShortText {
-    fn from_text(text: &str) -> Option<Self> {
+    fn from_bytes(text: &[u8]) -> Option<Self> {
         let length = u8::try_from(text.len()).ok()?;
         let mut bytes = [0; ID_CAPACITY];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
         // Without leaving early, so that many bytes are looked at in one step.
-        let is_printable = text.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic());
+        let is_printable = text.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
         is_printable.then_some(Self { length, bytes })
     }
 
@@ -42,10 +42,14 @@ macro_rules! id_type {
             /// Takes over an id in text form; `None` for text that is empty, longer than 62 bytes or not printable
             /// ASCII.
             pub fn from_text(text: &str) -> Option<Self> {
+                Self::from_bytes(text.as_bytes())
+            }
+
+            pub(crate) fn from_bytes(text: &[u8]) -> Option<Self> {
                 if text.is_empty() {
                     return None;
                 }
-                ShortText::from_text(text).map(Self)
+                ShortText::from_bytes(text).map(Self)
             }
 
             /// Takes over digits that this library has made itself: the first `length` of them.

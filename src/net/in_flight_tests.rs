@@ -52,7 +52,7 @@ fn a_full_table_refuses_and_recovers() {
 #[test]
 fn the_numbers_wrap_and_skip_what_is_taken() {
     let table = InFlight::new(Instant::now(), 8);
-    table.next.store(i32::MAX - 3, Ordering::Relaxed);
+    table.next.store(OPAQUES - 3, Ordering::Relaxed);
     let (_, waiter) = waiter();
     let long_running = table.register(&waiter, 0, None, Instant::now()).unwrap();
     for ticket in 1..100 {
@@ -142,7 +142,7 @@ fn in_a_race_every_request_ends_exactly_once() {
         let complete = |entry: Entry| {
             entry
                 .waiter
-                .complete(entry.ticket, Outcome::Overdue, &mut WakeUps::default())
+                .complete(entry.ticket, Outcome::Overdue, &mut WakeUps::default());
         };
         thread::scope(|scope| {
             scope.spawn(|| {

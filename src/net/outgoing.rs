@@ -121,6 +121,7 @@ pub(crate) enum Manner {
 }
 
 /// What `append` asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The caller has the writer role and must call [`Outgoing::begin_write`] at once.
     Write,

@@ -110,19 +110,23 @@ impl Workers {
         }
         queue.tasks.extend(tasks.drain(..));
         self.common.wake_one(&mut queue);
-        let needs_another = queue.tasks.len() > queue.idle && queue.started < self.limit;
+        // A thread for each task that waits, up to the limit: a closure that blocks holds up no other.
+        let wanted = queue.tasks.len().saturating_sub(queue.idle);
+        let missing = wanted.min(self.limit - queue.started);
         drop(queue);
-        if needs_another {
-            self.start_another();
+        if missing > 0 {
+            self.start_more(missing);
         }
     }
 
-    /// A thread for each task that waits, up to the limit: a closure that blocks holds up no other.
     #[cold]
-    fn start_another(&self) {
-        if let Err(error) = self.start_one() {
-            let started = self.started.load(Ordering::Relaxed);
-            log::warn!("cannot start another thread for callbacks ({started} run): {error}");
+    fn start_more(&self, count: usize) {
+        for _ in 0..count {
+            if let Err(error) = self.start_one() {
+                let started = self.started.load(Ordering::Relaxed);
+                log::warn!("cannot start another thread for callbacks ({started} run): {error}");
+                return;
+            }
         }
     }
 
@@ -149,7 +153,9 @@ impl Workers {
         drop(queue);
         self.common.work.notify_all();
         // No thread could ever be started.
-        left.into_iter().for_each(|task| self.common.run_caught(task));
+        for task in left {
+            self.common.run_caught(task);
+        }
         let threads = std::mem::take(&mut *self.threads.lock());
         let myself = thread::current().id();
         let others = threads
@@ -314,6 +320,22 @@ mod tests {
             .expect("the second thread runs it");
         drop(release);
         workers.stop(Instant::now() + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn tasks_that_come_together_get_a_thread_each() {
+        let workers = pool(4);
+        let barrier = Arc::new(std::sync::Barrier::new(5));
+        let mut tasks: Vec<Arc<dyn Task>> = Vec::new();
+        for _ in 0..4 {
+            let barrier = Arc::clone(&barrier);
+            tasks.push(Arc::new(Call(move || {
+                barrier.wait();
+            })));
+        }
+        workers.submit_all(&mut tasks);
+        barrier.wait();
+        workers.stop(Instant::now() + Duration::from_secs(20));
     }
 
     #[test]

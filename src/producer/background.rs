@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     admission::Closing,
+    async_state::{Open, Parked, State},
     attempt::{self, Prepared},
     choose,
     lanes::{self, Turn},
@@ -32,50 +33,6 @@ use crate::{
     },
 };
 
-/// An attempt that is registered with a connection.
-struct Open {
-    number: u32,
-    connection: Arc<Connection>,
-    opaque: i32,
-}
-
-/// What a parked send waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parked {
-    ForRoute,
-    /// For the ordered messages before it.
-    ForTurn,
-    ForConnection {
-        number: u32,
-    },
-    /// For nothing but time, before it looks for the route again.
-    BeforeRoute,
-    /// For nothing but time, before the next attempt.
-    BeforeAttempt,
-}
-
-struct State {
-    plan: SendPlan,
-    route: Option<(Arc<TopicRoute>, Option<Destination>)>,
-    /// Nearly every send has one open attempt, so only further ones need memory.
-    open: Option<Open>,
-    more_open: Vec<Open>,
-    /// The timer's key is missing for a moment, while the job is handed to it.
-    parked: Option<(Parked, Option<TimerKey>)>,
-    /// The line that it stands in, and the number to give up with.
-    line: Option<(MessageQueue, u64)>,
-    /// Held until the send has its place in the line of its queue.
-    entrance: Option<Turn>,
-    /// The right to send to an ordered queue, held until the outcome is known.
-    turn: Option<Turn>,
-    /// It has its one outcome: from here on nothing that comes counts.
-    finished: bool,
-    /// Why it failed, if it did. Else the plan has the place where the message is stored.
-    failure: Option<Error>,
-    /// What the closure needs; taken by the worker that runs it.
-    closing: Option<Closing>,
-}
-
 pub(super) struct AsyncSend {
     shared: Arc<Shared>,
     prepared: Prepared,
@@ -93,19 +50,7 @@ impl AsyncSend {
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
-        let state = State {
-            plan,
-            route: None,
-            open: None,
-            more_open: Vec::new(),
-            parked: None,
-            line: None,
-            entrance: None,
-            turn: None,
-            finished: false,
-            failure: None,
-            closing: Some(closing),
-        };
+        let state = State::new(plan, closing);
         Arc::new(Self {
             shared: Arc::clone(shared),
             prepared,
@@ -522,24 +467,6 @@ impl AsyncSend {
         drop(state);
         drop(entrance);
         self.shared.workers.submit(Arc::<Self>::clone(self));
-    }
-}
-
-impl State {
-    fn add_open(&mut self, open: Open) {
-        match self.open {
-            None => self.open = Some(open),
-            Some(_) => self.more_open.push(open),
-        }
-    }
-
-    fn remove_open(&mut self, number: u32) {
-        self.open.take_if(|open| open.number == number);
-        self.more_open.retain(|open| open.number != number);
-    }
-
-    fn has_loose_ends(&self) -> bool {
-        self.open.is_some() || !self.more_open.is_empty() || self.parked.is_some()
     }
 }
 

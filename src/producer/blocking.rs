@@ -189,7 +189,7 @@ impl Sending<'_> {
             .live_by(&to.broker.link, &to.broker.address);
         let (connection, now) = match live {
             Some(connection) if is_alone => (connection, began),
-            live => (self.connect(number, to, share, live)?, Instant::now()),
+            live => (self.connect(number, to, share, live.is_some())?, Instant::now()),
         };
         let waiting = attempt::waiting(self.desk.counter(), self.base.wrapping_add(number), None);
         let manner = (Manner::Blocking { until: share }, now);
@@ -214,11 +214,11 @@ impl Sending<'_> {
         number: u32,
         to: &Destination,
         share: Instant,
-        live: Option<Arc<Connection>>,
+        is_connected: bool,
     ) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let (connections, address) = (&self.shared.connections, &to.broker.address);
-        if live.is_none() {
+        if !is_connected {
             if let Some(until) = connections.when_worth_dialling(address) {
                 self.plan.closed(number, until);
             }

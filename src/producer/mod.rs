@@ -2,6 +2,7 @@
 
 mod admission;
 mod aimed;
+mod async_state;
 mod attempt;
 mod background;
 mod blocking;

@@ -76,6 +76,7 @@ impl Shared {
             .unwrap_or_else(|| local_ip(&name_servers.in_order()));
         let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
         let client_id = client_id(ip, &instance_name);
+        let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
         let timer = Arc::new(Timer::new());
         let connections = Connections::new(
             connection_settings(&config),
@@ -109,12 +110,7 @@ impl Shared {
             Arc::clone(&timer),
             detector,
         );
-        log::info!(
-            "producer {} of group {} started",
-            client_id,
-            config.producer_group
-        );
-        let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
+        log::info!("producer {client_id} of group {} started", config.producer_group);
         Ok(Arc::new(Self {
             ids: IdMaker::new(ip),
             client_id,

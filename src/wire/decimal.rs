@@ -3,30 +3,19 @@
 /// `-9223372036854775808` has 20 characters.
 const MAX_DIGITS: usize = 20;
 
-/// All pairs of digits.
-const PAIRS: [[u8; 2]; 100] = pairs();
-
-const fn pairs() -> [[u8; 2]; 100] {
-    let mut pairs = [[b'0'; 2]; 100];
-    let mut tens = b'0';
-    let mut index = 0;
-    while tens <= b'9' {
-        let mut ones = b'0';
-        while ones <= b'9' {
-            pairs[index] = [tens, ones];
-            index += 1;
-            ones += 1;
-        }
-        tens += 1;
-    }
-    pairs
-}
+/// All pairs of digits, one behind the other.
+const PAIRS: &[u8; 200] = b"\
+    0001020304050607080910111213141516171819\
+    2021222324252627282930313233343536373839\
+    4041424344454647484950515253545556575859\
+    6061626364656667686970717273747576777879\
+    8081828384858687888990919293949596979899";
 
 /// Writes a number below 100 at `start`.
 #[inline]
 fn put_pair(text: &mut [u8; MAX_DIGITS], start: usize, pair: u64) {
-    let pair = usize::try_from(pair).ok().and_then(|pair| PAIRS.get(pair));
-    if let (Some(slot), Some(pair)) = (text.get_mut(start..start + 2), pair) {
+    let at = 2 * usize::try_from(pair).unwrap_or_default();
+    if let (Some(slot), Some(pair)) = (text.get_mut(start..start + 2), PAIRS.get(at..at + 2)) {
         slot.copy_from_slice(pair);
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::WireError;
 use super::frame::Serialization;
-use super::header::{self, Envelope, Fields, Header, Language};
+use super::header::{self, Envelope, Fields, Header, Language, Places};
 use super::limits::{
     MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_HEADER_BYTES, MAX_REMARK_BYTES,
 };
@@ -136,11 +136,11 @@ fn narrow<T: TryFrom<i32>>(value: i32, what: &str) -> Result<T, WireError> {
     })
 }
 
-/// Writes everything before the fields. With `cuts`, the opaque is left out and its place noted.
+/// Writes everything before the fields. Of a template, notes where the opaque stands.
 pub(crate) fn open(
     out: &mut Vec<u8>,
     envelope: &Envelope<'_>,
-    cuts: Option<&mut Vec<usize>>,
+    places: Option<&mut Places>,
 ) -> Result<(), WireError> {
     let code: i16 = narrow(envelope.code, "code")?;
     let version: i16 = narrow(envelope.version, "version")?;
@@ -148,10 +148,10 @@ pub(crate) fn open(
     out.extend_from_slice(&code.to_be_bytes());
     out.push(envelope.language.code());
     out.extend_from_slice(&version.to_be_bytes());
-    match cuts {
-        Some(cuts) => cuts.push(out.len()),
-        None => out.extend_from_slice(&envelope.opaque.to_be_bytes()),
+    if let Some(places) = places {
+        places.opaque = out.len();
     }
+    out.extend_from_slice(&envelope.opaque.to_be_bytes());
     out.extend_from_slice(&envelope.flag.to_be_bytes());
     out.extend_from_slice(&length_word(remark.len())?);
     out.extend_from_slice(remark.as_bytes());
@@ -235,10 +235,9 @@ pub(crate) fn write_property_text<'p>(
     patch_length(out, start)
 }
 
-/// Writes a field without its value, and gives back where that belongs.
-pub(crate) fn write_cut(out: &mut Vec<u8>, name: &str) -> Result<usize, WireError> {
-    write_name(out, name)?;
-    Ok(out.len())
+/// Writes a field without its value.
+pub(crate) fn write_cut(out: &mut Vec<u8>, name: &str) -> Result<(), WireError> {
+    write_name(out, name)
 }
 
 #[cfg(test)]

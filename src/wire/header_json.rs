@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::WireError;
 use super::frame::Serialization;
-use super::header::{self, Envelope, FLAG_RESPONSE, Fields, Header, Language};
+use super::header::{self, Envelope, FLAG_RESPONSE, Fields, Header, Language, Places};
 use super::json::{Dialect, JsonReader};
 use super::json_text;
 use super::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
@@ -181,8 +181,8 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// Writes everything before the fields. With `cuts`, the opaque is left out and its place noted.
-pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>, cuts: Option<&mut Vec<usize>>) {
+/// Writes everything before the fields. Of a template, notes where the opaque stands.
+pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>, places: Option<&mut Places>) {
     out.extend_from_slice(b"{\"code\":");
     json_text::write_integer(out, envelope.code.into());
     out.extend_from_slice(b",\"flag\":");
@@ -193,10 +193,10 @@ pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>, cuts: Option<&mut
         out.push(b'"');
     }
     out.extend_from_slice(b",\"opaque\":");
-    match cuts {
-        Some(cuts) => cuts.push(out.len()),
-        None => json_text::write_integer(out, envelope.opaque.into()),
+    if let Some(places) = places {
+        places.opaque = out.len();
     }
+    json_text::write_integer(out, envelope.opaque.into());
     if let Some(remark) = envelope.remark {
         out.extend_from_slice(b",\"remark\":");
         json_text::write_string(out, remark);
@@ -240,12 +240,14 @@ pub(crate) fn write_plain(out: &mut Vec<u8>, is_first: bool, name: &str, value: 
     out.push(b'"');
 }
 
-/// Writes a field without its value, and gives back where that belongs.
-pub(crate) fn write_cut(out: &mut Vec<u8>, is_first: bool, name: &str) -> usize {
+/// Writes a field without its value and what would follow.
+pub(crate) fn write_cut(out: &mut Vec<u8>, is_first: bool, name: &str) {
     write_name(out, is_first, name);
-    let cut = out.len();
+}
+
+/// Writes what follows the value of a field that was [cut](write_cut).
+pub(crate) fn write_after_cut(out: &mut Vec<u8>) {
     out.push(b'"');
-    cut
 }
 
 /// Writes a field that holds a property string.

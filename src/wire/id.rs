@@ -143,19 +143,7 @@ fn not_hexadecimal() -> WireError {
     WireError::new("an offset message id has a character that is no hexadecimal digit")
 }
 
-/// The digits of all bytes.
-const HEX_PAIRS: [[u8; 2]; 256] = hex_pairs();
-
-const fn hex_pairs() -> [[u8; 2]; 256] {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut pairs = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < pairs.len() {
-        pairs[byte] = [DIGITS[byte / 16], DIGITS[byte % 16]];
-        byte += 1;
-    }
-    pairs
-}
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Upper-case hexadecimal text of at most one id, on the stack.
 #[derive(Clone, Copy)]
@@ -176,8 +164,9 @@ impl HexDigits {
     fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             let slot = self.digits.get_mut(self.len..self.len + 2);
-            if let (Some(slot), Some(pair)) = (slot, HEX_PAIRS.get(usize::from(byte))) {
-                slot.copy_from_slice(pair);
+            let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
+            if let Some(slot) = slot {
+                slot.copy_from_slice(&[digit(byte >> 4), digit(byte & 0x0f)]);
                 self.len += 2;
             }
         }
