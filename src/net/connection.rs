@@ -17,14 +17,15 @@ use std::{
 
 mod reader;
 
-pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
+    company::Company,
     in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicBool, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter, WakeUps},
 };
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use crate::{
     code::RequestCode,
     error::{Error, Phase, Written},
@@ -136,6 +137,7 @@ pub(crate) struct Connection {
     events: Arc<dyn Events>,
     epoch: Instant,
     outgoing: Outgoing,
+    company: Company,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
     /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
@@ -177,6 +179,7 @@ impl Connection {
             stream,
             epoch,
             outgoing: Outgoing::new(),
+            company: Company::new(epoch),
             in_flight: InFlight::new(epoch, settings.in_flight_limit),
             settings,
             events,
@@ -427,7 +430,7 @@ impl Connection {
                 // Others are in flight, so some of their senders may be about to send again: they are let through first, and
                 // all go out in one system call. Alone, nobody is waited for.
                 if self.in_flight.waiting() > 1 {
-                    thread::yield_now();
+                    self.company.let_through();
                 }
                 let Some(piece) = self.outgoing.begin_write() else {
                     return;

@@ -109,7 +109,7 @@ fn answer_the_first(stream: &mut TcpStream) {
     stream.read_exact(&mut frame).unwrap();
     let envelope = Envelope {
         code: 0,
-        opaque: 1,
+        opaque: crate::net::in_flight::FIRST_OPAQUE,
         flag: FLAG_RESPONSE,
         language: Language::from_code(0),
         version: 0,

@@ -25,7 +25,7 @@ pub(super) const ONEWAY_OPAQUE: i32 = 0;
 
 /// Opaques go from here to the largest number, and round again: all have as many digits, so that one is written over another
 /// in a frame that is copied.
-const FIRST_OPAQUE: i32 = 1_000_000_000;
+pub(super) const FIRST_OPAQUE: i32 = 1_000_000_000;
 const OPAQUES: u32 = i32::MAX.abs_diff(FIRST_OPAQUE) + 1;
 
 /// A registered request.

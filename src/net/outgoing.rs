@@ -22,8 +22,9 @@ use std::{
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::error::Written;
 
-/// Bytes that may wait in one connection's buffer before senders that can wait have to. Two of the largest messages.
-pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
+/// Bytes that may wait in one connection's buffer before senders that can wait have to: far more than one system call
+/// takes, so that a larger one would not be quicker. A larger frame is let in when nothing else waits.
+pub(crate) const OUTGOING_LIMIT: usize = 1024 * 1024;
 
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
@@ -467,9 +468,8 @@ impl Outgoing {
         }
         state.written = written;
         state.moved = Instant::now();
-        while state.frames.front().is_some_and(|frame| frame.end <= written) {
-            state.frames.pop_front();
-        }
+        let done = state.frames.partition_point(|frame| frame.end <= written);
+        drop(state.frames.drain(..done));
         self.progress.notify_all();
     }
 
