@@ -1,0 +1,30 @@
+//! What the operating system says of this process and of others. Linux; elsewhere the figures are 0.
+
+use std::time::Duration;
+
+/// User and system time of this process so far.
+#[cfg(unix)]
+pub(crate) fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn cpu() -> Duration {
+    Duration::ZERO
+}
+
+/// A number of `/proc/ID/status`: `VmHWM` is the peak of the resident memory in KiB, `VmRSS` what it is now.
+pub(crate) fn status(id: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|value| value.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The most memory that this process has had resident, in KiB.
+pub(crate) fn peak_memory() -> u64 {
+    status("self", "VmHWM")
+}
