@@ -7,7 +7,8 @@ use super::Failure;
 /// What a driver is to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments {
-    pub(crate) name_server: String,
+    /// `None` for a sink of one's own.
+    pub(crate) name_server: Option<String>,
     pub(crate) topic: String,
     /// `sync`, `async`, `oneway` or `hello`.
     pub(crate) mode: String,
@@ -23,7 +24,7 @@ pub(crate) struct Arguments {
 impl Default for Arguments {
     fn default() -> Self {
         Self {
-            name_server: "127.0.0.1:49876".into(),
+            name_server: None,
             topic: "Bench".into(),
             mode: "sync".into(),
             threads: 1,
@@ -41,7 +42,7 @@ impl Arguments {
         let mut parsed = Self::default();
         while let Some(word) = words.next() {
             match word.as_str() {
-                "--namesrv" => parsed.name_server = value(&word, &mut words)?,
+                "--namesrv" => parsed.name_server = Some(value(&word, &mut words)?),
                 "--topic" => parsed.topic = value(&word, &mut words)?,
                 "--mode" => parsed.mode = value(&word, &mut words)?,
                 "--threads" => parsed.threads = value(&word, &mut words)?,
@@ -63,6 +64,15 @@ impl Arguments {
 
     /// The number that follows a word that only one driver knows.
     pub(crate) fn number(&self, flag: &str) -> Result<Option<u64>, Failure> {
+        self.after(flag)
+    }
+
+    /// The text that follows a word that only one driver knows.
+    pub(crate) fn text(&self, flag: &str) -> Result<Option<String>, Failure> {
+        self.after(flag)
+    }
+
+    fn after<T: FromStr>(&self, flag: &str) -> Result<Option<T>, Failure> {
         let Some(position) = self.extra.iter().position(|word| word == flag) else {
             return Ok(None);
         };

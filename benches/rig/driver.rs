@@ -1,24 +1,26 @@
 //! The driver of this library: one producer, and senders that do nothing but send.
 
 use std::{
-    io::Write,
     sync::{Arc, LazyLock},
     thread,
     time::Duration,
 };
 
-use rocketmq_producer::{Error, Message, Producer, SendFailure, SendResult, SendStatus};
+use rocketmq_producer::{Error, HeaderSerialization, Message, Producer, SendFailure, SendResult, SendStatus};
 
 use super::{
     Failure,
     arguments::Arguments,
+    child::SinkProcess,
     meter::{Lane, Meter},
 };
 
 /// How long the end of a run may take.
 const END: Duration = Duration::from_secs(20);
-/// Messages that take turns, so that their counts of references are not one hot cache line.
+/// Most messages that take turns, so that their counts of references are not one hot cache line.
 const TURNS: usize = 64;
+/// Most bytes that their bodies may take together.
+const TURNS_BYTES: usize = 64 << 10;
 
 /// Callbacks run on threads that the library starts: they find their meter here, and carry nothing but a time.
 static METER: LazyLock<Meter> = LazyLock::new(Meter::new);
@@ -31,10 +33,18 @@ thread_local! {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let callback_pause = arguments.number("--callback-us")?.map(Duration::from_micros);
     let topics = arguments.number("--topics")?.unwrap_or(1);
-    let producer = Producer::builder("bench")
-        .name_servers(&*arguments.name_server)
-        .max_async_in_flight(arguments.window.max(1))
-        .start()?;
+    let sink = SinkProcess::unless(arguments.name_server.as_deref())?;
+    let name_server = arguments
+        .name_server
+        .as_deref()
+        .or(sink.as_ref().map(|sink| &*sink.name_server));
+    let mut builder = Producer::builder("bench")
+        .name_servers(name_server.unwrap_or_default())
+        .max_async_in_flight(arguments.window.max(1));
+    if arguments.has("--binary") {
+        builder = builder.header_serialization(HeaderSerialization::Binary);
+    }
+    let producer = builder.start()?;
     let messages = Messages::new(arguments, topics)?;
     if arguments.mode == "hello" {
         return hello(&producer, arguments, &messages);
@@ -74,7 +84,8 @@ impl Messages {
             1 => arguments.topic.clone(),
             _ => format!("{}-{number}", arguments.topic),
         };
-        let turns = topics.max(u64::try_from(TURNS)?);
+        let turns = (TURNS_BYTES / arguments.size.max(1)).clamp(1, TURNS);
+        let turns = topics.max(u64::try_from(turns)?);
         let ready = (0..turns)
             .map(|turn| Message::new(topic(turn % topics), &*body))
             .collect::<Result<_, _>>()?;
@@ -105,10 +116,7 @@ fn hello(producer: &Producer, arguments: &Arguments, messages: &Messages) -> Res
         producer.warm_up(&[message.topic()])?;
     }
     producer.send(message)?;
-    println!("ACK");
-    std::io::stdout().flush()?;
-    thread::sleep(Duration::from_secs_f64(arguments.seconds));
-    Ok(())
+    super::say_hello(arguments)
 }
 
 /// One clock reading a message: the end of a send is the beginning of the next.
