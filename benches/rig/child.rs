@@ -113,6 +113,8 @@ pub(crate) struct Idle {
     child: Child,
     /// From the start of the process to the acknowledgement.
     pub(crate) took: Duration,
+    /// The send alone.
+    pub(crate) send_took: Duration,
 }
 
 impl Idle {
@@ -123,14 +125,22 @@ impl Idle {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        let idle = Self {
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let first = lines.next();
+        let mut idle = Self {
             child,
             took: began.elapsed(),
+            send_took: Duration::ZERO,
         };
-        match line.trim() {
-            "ACK" => Ok(idle),
+        let second = lines
+            .next()
+            .and_then(Result::ok)
+            .and_then(|line| line.parse().ok());
+        match (first, second) {
+            (Some(Ok(line)), Some(nanoseconds)) if line == "ACK" => {
+                idle.send_took = Duration::from_nanos(nanoseconds);
+                Ok(idle)
+            }
             _ => Err(format!("{role} {}: no acknowledgement", words.join(" ")).into()),
         }
     }

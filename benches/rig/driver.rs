@@ -44,10 +44,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.has("--binary") {
         builder = builder.header_serialization(HeaderSerialization::Binary);
     }
+    if let Some(interval) = arguments.number("--refresh-ms")? {
+        builder = builder.route_refresh_interval(Duration::from_millis(interval));
+    }
     let producer = builder.start()?;
     let messages = Messages::new(arguments, topics)?;
-    if arguments.mode == "hello" {
-        return hello(&producer, arguments, &messages);
+    match arguments.mode.as_str() {
+        "hello" => return hello(&producer, arguments, &messages),
+        "topics" => return many_topics(&producer, arguments, &messages),
+        _ => {}
     }
     let window = thread::scope(|scope| {
         for _ in 0..arguments.threads {
@@ -71,6 +76,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Sends one message to each of so many topics, says so, and idles: their routes are refreshed.
+fn many_topics(producer: &Producer, arguments: &Arguments, messages: &Messages) -> Result<(), Failure> {
+    let began = METER.now();
+    for message in &messages.ready {
+        producer.send(message)?;
+    }
+    super::say_hello(arguments, METER.now() - began)
+}
+
 /// What is sent: messages that are built once, or with `--fresh` one for each send.
 struct Messages {
     ready: Vec<Message>,
@@ -85,7 +99,10 @@ impl Messages {
             _ => format!("{}-{number}", arguments.topic),
         };
         let turns = (TURNS_BYTES / arguments.size.max(1)).clamp(1, TURNS);
-        let turns = topics.max(u64::try_from(turns)?);
+        let turns = match topics {
+            1 => u64::try_from(turns)?,
+            _ => topics,
+        };
         let ready = (0..turns)
             .map(|turn| Message::new(topic(turn % topics), &*body))
             .collect::<Result<_, _>>()?;
@@ -115,8 +132,9 @@ fn hello(producer: &Producer, arguments: &Arguments, messages: &Messages) -> Res
     if arguments.has("--warm-up") {
         producer.warm_up(&[message.topic()])?;
     }
+    let began = METER.now();
     producer.send(message)?;
-    super::say_hello(arguments)
+    super::say_hello(arguments, METER.now() - began)
 }
 
 /// One clock reading a message: the end of a send is the beginning of the next.

@@ -32,9 +32,9 @@ pub(crate) fn play(words: &[String]) -> Option<Result<(), Failure>> {
     })
 }
 
-/// Says that the first message was acknowledged, and idles.
-fn say_hello(arguments: &Arguments) -> Result<(), Failure> {
-    println!("ACK");
+/// Says that the first message was acknowledged, and how many nanoseconds its send took, and idles.
+fn say_hello(arguments: &Arguments, took: u64) -> Result<(), Failure> {
+    println!("ACK\n{took}");
     std::io::stdout().flush()?;
     thread::sleep(Duration::from_secs_f64(arguments.seconds));
     Ok(())

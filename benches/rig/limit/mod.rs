@@ -11,6 +11,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     thread,
+    time::Instant,
 };
 
 use super::{
@@ -110,8 +111,9 @@ fn ask_broker(name_server: &str, topic: &str) -> Result<String, Failure> {
 
 fn hello(arguments: &Arguments, broker: &str) -> Result<(), Failure> {
     let mut stream = connect(broker)?;
+    let began = Instant::now();
     exchange(&mut stream, &mut Frames::new(), &frame(arguments, 100_000))?;
-    super::say_hello(arguments)
+    super::say_hello(arguments, u64::try_from(began.elapsed().as_nanos())?)
 }
 
 fn exchange(stream: &mut TcpStream, frames: &mut Frames, request: &[u8]) -> Result<(), Failure> {
