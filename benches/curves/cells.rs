@@ -129,25 +129,17 @@ pub(crate) fn measure(options: &Options) -> Result<Report, Failure> {
             samples.entry(number).or_default().push(sample);
         }
     }
-    let rows = CELLS
+    let cells: Vec<_> = CELLS
         .iter()
         .chain(real)
-        .zip(samples.values())
-        .map(|((cell, client, ..), samples)| {
-            let column = |pick: fn(&Sample) -> f64| median(samples.iter().map(pick).collect());
-            vec![
-                (*cell).to_owned(),
-                (*client).to_owned(),
-                column(|sample| sample.per_second),
-                column(|sample| sample.p50),
-                column(|sample| sample.p99),
-                column(|sample| sample.cpu),
-                column(|sample| sample.memory),
-                column(|sample| sample.errors),
-                column(|sample| sample.lost),
-            ]
+        .zip(samples.into_values())
+        .map(|((place, client, ..), samples)| Cell {
+            place,
+            client,
+            samples,
         })
         .collect();
+    let rows = cells.iter().map(|cell| cell.row(&cells)).collect();
     Ok(Report {
         title: "This library and the limit of the sockets",
         columns: vec![
@@ -160,9 +152,68 @@ pub(crate) fn measure(options: &Options) -> Result<Report, Failure> {
             "peak memory MiB",
             "errors",
             "lost",
+            "against the limit: messages/s, p50, CPU",
+            "against the limit with a reader",
         ],
         rows,
         across: "",
         panels: Vec::new(),
     })
+}
+
+type Pick = fn(&Sample) -> f64;
+
+/// One client in one cell, in all rounds.
+struct Cell {
+    place: &'static str,
+    client: &'static str,
+    samples: Vec<Sample>,
+}
+
+impl Cell {
+    fn row(&self, all: &[Self]) -> Vec<String> {
+        let columns: [Pick; 7] = [
+            |sample| sample.per_second,
+            |sample| sample.p50,
+            |sample| sample.p99,
+            |sample| sample.cpu,
+            |sample| sample.memory,
+            |sample| sample.errors,
+            |sample| sample.lost,
+        ];
+        let mut row = vec![self.place.to_owned(), self.client.to_owned()];
+        row.extend(columns.map(|pick| median(self.samples.iter().map(pick).collect())));
+        row.push(self.against(all, false));
+        row.push(self.against(all, true));
+        row
+    }
+
+    /// How often the limit of the same cell goes into this client: the plain limit, or the quickest with a reader.
+    fn against(&self, all: &[Self], with_reader: bool) -> String {
+        let limit = all
+            .iter()
+            .filter(|other| other.place == self.place && other.client.starts_with("limit"))
+            .filter(|other| other.client.contains("with a reader") == with_reader)
+            .max_by(|a, b| {
+                let speed = |cell: &Self| cell.middle(|sample| sample.per_second);
+                speed(a).total_cmp(&speed(b))
+            });
+        let Some(limit) = limit.filter(|_| self.client.starts_with("product")) else {
+            return String::new();
+        };
+        let picks: [Pick; 3] = [
+            |sample| sample.per_second,
+            |sample| sample.p50,
+            |sample| sample.cpu,
+        ];
+        picks
+            .map(|pick| format!("{:.2}", self.middle(pick) / limit.middle(pick)))
+            .join(", ")
+    }
+
+    fn middle(&self, pick: Pick) -> f64 {
+        let mut values: Vec<_> = self.samples.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(0.0)
+    }
 }

@@ -178,30 +178,31 @@ fn report(title: &'static str, across: &'static str, series: &[Series]) -> Repor
             ]);
         }
     }
-    let line = |suffix: &str, pick: fn(&Sample) -> f64, series: &Series| Line {
-        name: format!("{}{suffix}", series.name),
-        points: series
-            .samples
+    let lines = |suffix: &str, is_dashed, pick: fn(&Sample) -> f64| -> Vec<Line> {
+        let points = |series: &Series| {
+            series
+                .samples
+                .iter()
+                .map(|(value, sample)| (*value, pick(sample)))
+                .collect()
+        };
+        series
             .iter()
-            .map(|(value, sample)| (*value, pick(sample)))
-            .collect(),
+            .enumerate()
+            .map(|(number, series)| Line {
+                name: format!("{}{suffix}", series.name),
+                series: number,
+                is_dashed,
+                points: points(series),
+            })
+            .collect()
     };
     let panel = |title, pick| Panel {
         title,
-        lines: series.iter().map(|series| line("", pick, series)).collect(),
+        lines: lines("", false, pick),
     };
-    let latency = Panel {
-        title: "p50 and p99, µs",
-        lines: series
-            .iter()
-            .flat_map(|series| {
-                [
-                    line(" p50", |sample| sample.p50, series),
-                    line(" p99", |sample| sample.p99, series),
-                ]
-            })
-            .collect(),
-    };
+    let mut latency = panel("p50 and p99 (dashed), µs", |sample| sample.p50);
+    latency.lines.extend(lines(", p99", true, |sample| sample.p99));
     Report {
         title,
         columns: vec![

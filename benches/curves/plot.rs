@@ -7,12 +7,12 @@ use crate::report::{Panel, Report, number};
 const PANEL_WIDTH: f64 = 420.0;
 const PANEL_HEIGHT: f64 = 260.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
 /// Room for the names of the lines below each panel.
 const NAME_HEIGHT: f64 = 15.0;
-const COLOURS: [&str; 6] = ["#1f5fbf", "#7fb0f0", "#c04020", "#f0a080", "#2f8f4f", "#9fd0a0"];
+const COLOURS: [&str; 3] = ["#1f5fbf", "#c04020", "#2f8f4f"];
 /// What is 0 is drawn at the foot.
 const LEAST: f64 = 1e-3;
 
@@ -127,7 +127,13 @@ fn draw_panel(svg: &mut String, panel: &Panel, across: &str) {
         foot + 30.0
     )
     .ok();
-    for ((position, line), colour) in panel.lines.iter().enumerate().zip(COLOURS.iter().cycle()) {
+    for (position, line) in panel.lines.iter().enumerate() {
+        let colour = COLOURS.iter().cycle().nth(line.series).unwrap_or(&"black");
+        let dashes = if line.is_dashed {
+            " stroke-dasharray=\"5 4\""
+        } else {
+            ""
+        };
         let path: Vec<_> = line
             .points
             .iter()
@@ -135,7 +141,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, across: &str) {
             .collect();
         writeln!(
             svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>",
             path.join(" ")
         )
         .ok();
@@ -150,7 +156,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, across: &str) {
         let below = PANEL_HEIGHT + count(position) * NAME_HEIGHT;
         writeln!(
             svg,
-            "<path d=\"M{LEFT} {}h20\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{}\" y=\"{below}\">{}</text>",
+            "<path d=\"M{LEFT} {}h20\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/><text x=\"{}\" y=\"{below}\">{}</text>",
             below - 4.0,
             LEFT + 26.0,
             line.name

@@ -24,6 +24,9 @@ pub(crate) struct Panel {
 /// One line of a plot.
 pub(crate) struct Line {
     pub(crate) name: String,
+    /// Lines of one series have one colour in all panels.
+    pub(crate) series: usize,
+    pub(crate) is_dashed: bool,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
@@ -59,7 +62,7 @@ fn bends(name: &str) -> Option<&'static str> {
 /// A number with as many digits as say something, and commas.
 pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
-        v if v >= 100.0 || v == 0.0 => 0,
+        v if v >= 100.0 || v.fract() == 0.0 => 0,
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,
         _ => 3,

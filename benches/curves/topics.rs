@@ -51,6 +51,8 @@ pub(crate) fn measure(_: &Options) -> Result<Report, Failure> {
         title,
         lines: vec![Line {
             name: "product".to_owned(),
+            series: 0,
+            is_dashed: false,
             points: points.iter().map(|point| (point.topics, pick(point))).collect(),
         }],
     };

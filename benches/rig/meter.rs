@@ -28,8 +28,9 @@ pub(crate) struct Lane {
 /// What is measured of one process.
 pub(crate) struct Meter {
     epoch: Instant,
-    /// When the window began, or [`u64::MAX`] while nothing is measured.
-    window: AtomicU64,
+    /// When the window began and ended; [`u64::MAX`] as long as it has not.
+    began: AtomicU64,
+    ended: AtomicU64,
     stop: AtomicBool,
     lanes: Mutex<Vec<Arc<Lane>>>,
     errors: AtomicU64,
@@ -48,7 +49,8 @@ impl Meter {
     pub(crate) fn new() -> Self {
         Self {
             epoch: Instant::now(),
-            window: AtomicU64::new(u64::MAX),
+            began: AtomicU64::new(u64::MAX),
+            ended: AtomicU64::new(u64::MAX),
             stop: AtomicBool::new(false),
             lanes: Mutex::default(),
             errors: AtomicU64::new(0),
@@ -77,11 +79,12 @@ impl Meter {
         self.stop.load(Relaxed)
     }
 
-    /// `messages` that began together are done. Only the thread of the lane may call this.
+    /// `messages` that began together are done. Only the thread of the lane may call this. The latency counts if they
+    /// began within the window, even if they end after it: else the slow ones would be left out.
     pub(crate) fn done(&self, lane: &Lane, messages: u64, began: u64, ended: u64) {
         lane.ok
             .store(lane.ok.load(Relaxed).wrapping_add(messages), Relaxed);
-        if began >= self.window.load(Relaxed) {
+        if began >= self.began.load(Relaxed) && began < self.ended.load(Relaxed) {
             lane.latencies.record(ended.saturating_sub(began), messages);
         }
     }
@@ -110,7 +113,7 @@ impl Meter {
         thread::sleep(Duration::from_secs_f64(arguments.warm_up));
         let (began, cpu) = (Instant::now(), process::cpu());
         let (messages, errors) = (self.total(), self.errors.load(Relaxed));
-        self.window.store(self.now(), Relaxed);
+        self.began.store(self.now(), Relaxed);
         thread::sleep(Duration::from_secs_f64(arguments.seconds));
         let window = Window {
             messages: self.total() - messages,
@@ -118,7 +121,7 @@ impl Meter {
             took: began.elapsed(),
             cpu: process::cpu().saturating_sub(cpu),
         };
-        self.window.store(u64::MAX, Relaxed);
+        self.ended.store(self.now(), Relaxed);
         self.stop.store(true, Relaxed);
         window
     }
