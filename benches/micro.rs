@@ -35,19 +35,29 @@ pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{Aimed, Producer, ProducerBuilder, SendFailure, SendResult, SendStatus, Stats, Target};
 
-use std::{net::Ipv4Addr, sync::Arc, time::Instant};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use divan::{Bencher, black_box, counter::BytesCount};
 
+use cluster::topic_route::TopicRoute;
 use net::{
     in_flight::InFlight,
-    waiter::{Outcome, Waiter},
+    waiter::{Outcome, Waiter, WakeUps},
 };
 use producer::ids::IdMaker;
 use wire::{
+    WireError,
     frame::{Serialization, split_frame},
-    header::{Envelope, Language, encode_frame},
-    request::send_message::{PropertyList, SendMessage, SendReply},
+    header::{Envelope, FieldWriter, Language, encode_frame},
+    reply_shape::ReplyShape,
+    request::{
+        route::{BrokerData, QueueData, RouteData},
+        send_message::{PropertyList, SendMessage, SendReply},
+    },
 };
 
 fn main() {
@@ -94,9 +104,28 @@ fn properties() -> Vec<(Box<str>, Box<str>)> {
         .into()
 }
 
-/// A whole request with a body of 128 bytes, into a buffer that has room.
+/// A whole request with a body of 128 bytes, into a buffer that has room: the first of a topic.
+#[divan::bench(args = FORMS)]
+fn encode_first_send(bencher: Bencher<'_, '_>, form: Serialization) {
+    bench_encode(bencher, form, |header, out, envelope, body| {
+        encode_frame(out, envelope, |writer| header.write_v2(writer), body)
+    });
+}
+
+/// The same for all others of the topic.
 #[divan::bench(args = FORMS)]
 fn encode_send(bencher: Bencher<'_, '_>, form: Serialization) {
+    let common = OnceLock::new();
+    bench_encode(bencher, form, move |header, out, envelope, body| {
+        header.append_from(&common, out, envelope, body)
+    });
+}
+
+fn bench_encode(
+    bencher: Bencher<'_, '_>,
+    form: Serialization,
+    encode: impl Fn(&SendMessage<'_>, &mut Vec<u8>, &Envelope<'_>, &[u8]) -> Result<(), WireError>,
+) {
     let (own, body) = (properties(), [b'x'; 128]);
     let mut out = Vec::with_capacity(4096);
     bencher.bench_local(|| {
@@ -105,45 +134,60 @@ fn encode_send(bencher: Bencher<'_, '_>, form: Serialization) {
             own: black_box(&own),
             added: &[("UNIQ_KEY", ID)],
         });
-        encode_frame(
-            &mut out,
-            &envelope(form, 0),
-            |writer| header.write_v2(writer),
-            black_box(&body),
-        )
+        encode(&header, &mut out, &envelope(form, 0), black_box(&body))
     });
 }
 
 /// The answer of a broker: the frame is found, its header checked, its fields taken out.
 #[divan::bench(args = FORMS)]
-fn decode_reply(bencher: Bencher<'_, '_>, form: Serialization) {
-    let mut frame = Vec::new();
-    let written = encode_frame(
-        &mut frame,
-        &envelope(form, 1),
-        |writer| {
-            writer.text("queueId", "3");
-            writer.text("transactionId", ID);
-            writer.boolean("TRACE_ON", true);
-            writer.text("MSG_REGION", "DefaultRegion");
-            writer.text("msgId", "7F00000100002A9F00000000000000F0");
-            writer.number("queueOffset", 4711);
-        },
-        b"",
-    );
-    assert!(written.is_ok(), "a reply of a broker can be encoded");
+fn decode_first_reply(bencher: Bencher<'_, '_>, form: Serialization) {
+    let frame = reply(form);
     let decode = |frame: &[u8]| {
         let (frame, _) = split_frame(frame).ok()??;
         SendReply::decode(&frame.header().ok()?).ok()
     };
-    assert!(decode(&frame).is_some(), "and decoded");
+    assert!(decode(&frame).is_some(), "a reply can be decoded");
     bencher.bench_local(|| decode(black_box(&frame)));
+}
+
+/// The same when it looks like the one before.
+#[divan::bench]
+fn decode_reply(bencher: Bencher<'_, '_>) {
+    let bytes = reply(Serialization::Json);
+    let mut shape = ReplyShape::default();
+    if let Ok(Some((frame, _))) = split_frame(&bytes) {
+        if let Ok(header) = frame.header() {
+            shape.learn(frame.serialization, frame.header, &header);
+        }
+    }
+    let decode = |bytes: &[u8]| {
+        let (frame, _) = split_frame(bytes).ok()??;
+        SendReply::decode(&shape.read(frame.serialization, frame.header)?).ok()
+    };
+    assert!(decode(&bytes).is_some(), "the shape is known");
+    bencher.bench_local(|| decode(black_box(&bytes)));
+}
+
+/// What a 5.5.0 broker answers.
+fn reply(form: Serialization) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let write_fields = |writer: &mut FieldWriter<'_>| {
+        writer.text("queueId", "3");
+        writer.text("transactionId", ID);
+        writer.boolean("TRACE_ON", true);
+        writer.text("MSG_REGION", "DefaultRegion");
+        writer.text("msgId", "7F00000100002A9F00000000000000F0");
+        writer.number("queueOffset", 4711);
+    };
+    let written = encode_frame(&mut frame, &envelope(form, 1), write_fields, b"");
+    assert!(written.is_ok(), "a reply can be encoded");
+    frame
 }
 
 struct Nobody;
 
 impl Waiter for Nobody {
-    fn complete(self: Arc<Self>, _: u32, _: Outcome<'_>) {}
+    fn complete(self: Arc<Self>, _: u32, _: Outcome<'_>, _: &mut WakeUps) {}
 }
 
 /// A request comes into the table and out again, while so many others wait in it.
@@ -164,41 +208,32 @@ fn in_flight(bencher: Bencher<'_, '_>, others: usize) {
 /// The next queue of a route with so many brokers, of 8 queues each.
 #[divan::bench(args = [1, 64])]
 fn choose_queue(bencher: Bencher<'_, '_>, brokers: usize) {
-    let route = route(brokers);
+    let Some(route) = route(brokers) else {
+        unreachable!("a route with brokers has queues");
+    };
     let now = Instant::now();
     bencher.bench_local(|| {
         producer::choose::in_turn(black_box(&route), now, |_| false).map(|queue| queue.queue.queue_id())
     });
 }
 
-fn route(brokers: usize) -> cluster::topic_route::TopicRoute {
-    use cluster::topic_route::{PublishQueue, RouteBroker, TopicRoute};
-    let topic: Arc<str> = "Bench".into();
-    let mut route = TopicRoute {
-        topic: Arc::clone(&topic),
-        queues: Vec::new(),
-        listed: Vec::new(),
-        brokers: Vec::new(),
-        from_template: false,
-        cursor: Arc::default(),
-        health: None,
-    };
+fn route(brokers: usize) -> Option<TopicRoute> {
+    let mut data = RouteData::default();
     for number in 0..brokers {
-        let broker = Arc::new(RouteBroker {
-            name: format!("broker-{number}").into(),
-            address: format!("127.0.0.1:{number}").into(),
+        data.broker_datas.push(BrokerData {
+            cluster: "DefaultCluster".to_owned(),
+            broker_name: format!("broker-{number}"),
+            broker_addresses: [(0, format!("127.0.0.1:{number}"))].into(),
         });
-        for queue_id in 0..8 {
-            let queue = MessageQueue::new(Arc::clone(&topic), Arc::clone(&broker.name), queue_id);
-            route.listed.push(queue.clone());
-            route.queues.push(PublishQueue {
-                queue: Arc::new(queue),
-                broker: Arc::clone(&broker),
-            });
-        }
-        route.brokers.push(broker);
+        data.queue_datas.push(QueueData {
+            broker_name: format!("broker-{number}"),
+            read_queue_nums: 8,
+            write_queue_nums: 8,
+            perm: 6,
+            topic_sys_flag: 0,
+        });
     }
-    route
+    TopicRoute::from_data(&"Bench".into(), &data, Arc::default())
 }
 
 #[divan::bench]
