@@ -33,6 +33,8 @@ const WINDOW: usize = 64;
 /// Of so many runs the least counts: what disturbs a run only adds.
 const RUNS: usize = 3;
 const END: Duration = Duration::from_secs(60);
+/// How long a whole run may take, on a machine that does much else.
+const MOST: Duration = Duration::from_secs(600);
 /// Under this share of its ceiling, a count asks for a lower one.
 const LOW: f64 = 0.8;
 
@@ -136,7 +138,7 @@ fn ratio(count: u64, messages: u64) -> f64 {
 fn allocations(mode: &str, messages: u64, sink: &SinkProcess) -> Result<Counts, Failure> {
     let mut counts = Counts::from([("allocations", f64::INFINITY), ("bytes", f64::INFINITY)]);
     for _ in 0..RUNS {
-        let line = child::closing_line("send", &words(mode, messages, sink), END)?;
+        let line = child::closing_line("send", &words(mode, messages, sink), MOST)?;
         for (what, least) in &mut counts {
             let count = line
                 .get(what)
