@@ -28,6 +28,7 @@ pub(crate) mod message;
 pub(crate) mod properties;
 pub(crate) mod reply_shape;
 pub(crate) mod request;
+pub(crate) mod stored_message;
 pub(crate) mod template;
 
 use std::borrow::Cow;
