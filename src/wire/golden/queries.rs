@@ -10,16 +10,21 @@ use crate::wire::frame::Serialization;
 use crate::wire::header::Header;
 use crate::wire::message::StoredRecord;
 use crate::wire::request::create_topic::{CreateTopic, ReceivedCreateTopic};
-use crate::wire::request::query_message::{
-    INDEXED_UNTIL, QueryMessage, ReceivedQueryMessage, StoredRecords,
-};
+use crate::wire::request::query_message::{INDEXED_UNTIL, QueryMessage, ReceivedQueryMessage, StoredRecords};
 use crate::wire::request::queue_query::{
     OFFSET, QueueQuery, ReceivedQueueQuery, SearchTime, TIMESTAMP, read_number,
 };
 use crate::wire::request::view_message::{ViewMessage, received_offset};
 
 /// What 5.x clients send and a broker does not look at, for a producer.
-const NOT_SENT: [&str; 6] = ["attributes", "force", "committed", "ReqT", "AccessKey", "Signature"];
+const NOT_SENT: [&str; 6] = [
+    "attributes",
+    "force",
+    "committed",
+    "ReqT",
+    "AccessKey",
+    "Signature",
+];
 
 /// What we send and clients of some release do not.
 const SENT_BESIDE: [&str; 4] = ["boundaryType", "topic", "indexType", "bname"];
@@ -128,10 +133,7 @@ fn check_query(header: &Header<'_>) -> Checked {
     in_both_forms(header, |writer| request.write(writer))
 }
 
-fn in_both_forms(
-    header: &Header<'_>,
-    write: impl Fn(&mut crate::wire::header::FieldWriter<'_>),
-) -> Checked {
+fn in_both_forms(header: &Header<'_>, write: impl Fn(&mut crate::wire::header::FieldWriter<'_>)) -> Checked {
     for serialization in [Serialization::Json, Serialization::Binary] {
         written(header, serialization, &write, |ours| check_ours(header, ours))?;
     }

@@ -6,5 +6,6 @@ pub(crate) mod query_message;
 pub(crate) mod queue_query;
 pub(crate) mod route;
 pub(crate) mod send_message;
+pub(crate) mod static_topic;
 pub(crate) mod unregister;
 pub(crate) mod view_message;
