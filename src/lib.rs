@@ -30,7 +30,9 @@ mod wire;
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, Phase, Written};
-pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage};
+pub use message::{
+    CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
+};
 pub use producer::{
     Aimed, AnyMessageId, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic, Diagnosis, DiagnosisStep,
     FailureCounts, FoundMessages, Full, LastError, Latency, NameServerStats, NewTopic, Producer,
