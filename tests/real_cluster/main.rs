@@ -69,6 +69,7 @@ on_every_version! {
     faults::one_of_two_name_servers_stopped_and_one_killed,
     faults::a_topic_deleted_and_created_again,
     queries::queries_are_answered_as_java_is,
+    queries::the_example_finds_its_messages,
     queries::topics_made_here_are_there_for_java,
     refusals::a_body_over_the_brokers_limit_is_refused_with_code_13,
     refusals::a_body_over_the_own_limit_is_not_sent,

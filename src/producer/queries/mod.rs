@@ -109,12 +109,12 @@ impl Producer {
 
     /// The offset at which a queue stood at a time, by the store times of its messages.
     ///
-    /// 5.x answers exactly, see [`Boundary`]. 4.x knows no boundary: whichever is asked for, it answers the offset of the
-    /// message that was stored nearest to `time`, which may be before or after it. All releases answer 0 for a queue
-    /// without messages.
+    /// Brokers from 5.1.1 on answer exactly, see [`Boundary`]. Older ones know no boundary: whichever is asked for, they answer
+    /// the offset of the message that was stored nearest to `time`, which may be before or after it. All releases answer 0
+    /// for a queue without messages.
     ///
     /// Blocks for at most the send timeout (3 s unless set). The master of the queue's broker is asked, once
-    /// (`SEARCH_OFFSET_BY_TIMESTAMP`; the boundary since 5.0). Times are cut to milliseconds.
+    /// (`SEARCH_OFFSET_BY_TIMESTAMP`; all releases, the boundary since 5.1.1). Times are cut to milliseconds.
     ///
     /// # Errors
     /// Those of [`Producer::min_offset`].

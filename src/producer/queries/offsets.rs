@@ -17,7 +17,7 @@ use crate::{
     wire::request::queue_query::{OFFSET, QueueQuery, SearchTime, TIMESTAMP, read_number},
 };
 
-/// Which side of a time is searched for, since 5.0. Of messages stored at 1, 1, 3 and 3, with offsets 0 to 3:
+/// Which side of a time is searched for, since 5.1.1. Of messages stored at 1, 1, 3 and 3, with offsets 0 to 3:
 ///
 /// | time | `Lower` | `Upper` |
 /// |---|---|---|

@@ -27,7 +27,7 @@ pub(crate) struct QueueQuery<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SearchTime<'a> {
     pub(crate) timestamp_ms: i64,
-    /// `BoundaryType` of 5.x, `LOWER` or `UPPER`; 4.x does not know the field.
+    /// `BoundaryType` of 5.1.1, `LOWER` or `UPPER`; older brokers do not know the field.
     pub(crate) boundary: &'a str,
 }
 
