@@ -232,7 +232,8 @@ impl Producer {
     }
 
     /// The queues that take messages of a topic, sorted by broker name and queue id. For a topic that does not exist yet
-    /// but would be created, the queues that it would get.
+    /// but would be created, the queues that it would get. For a static topic of 5.x its logical queues, sorted by id, whose
+    /// broker name is `__syslo__global__` wherever they are held.
     ///
     /// Blocks for at most the send timeout if the route is not known yet.
     ///

@@ -144,6 +144,9 @@ impl Producer {
 
     /// When the oldest message that a queue still keeps was stored, by the broker's clock. `None`: it keeps none.
     ///
+    /// Of a logical queue of a static topic brokers up to 5.5.0 answer for the queue with the same number on the broker that
+    /// holds it (`AdminBrokerProcessor` forwards the logical id), so the time, or `None`, may be another queue's.
+    ///
     /// Blocks for at most the send timeout (3 s unless set). The master of the queue's broker is asked, once
     /// (`GET_EARLIEST_MSG_STORETIME`; all releases).
     ///
