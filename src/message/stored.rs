@@ -97,7 +97,7 @@ impl StoredMessage {
     pub fn message_id(&self) -> MessageId {
         self.property(property::UNIQ_KEY)
             .and_then(MessageId::from_text)
-            .unwrap_or_else(|| MessageId::from_digits(self.content.offset_message_id.as_str()))
+            .unwrap_or_else(|| self.content.offset_message_id.for_sender())
     }
 
     /// The id that the broker gave it. For half and delayed messages it names the copy in the system topic.
