@@ -29,10 +29,13 @@ mod wire;
 
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
-pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
-pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
+pub use error::{Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, Phase, Written};
+pub use message::{
+    CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
+};
 pub use producer::{
-    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
-    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
-    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
+    Aimed, AnyMessageId, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic, Diagnosis, DiagnosisStep,
+    FailureCounts, FoundMessages, Full, LastError, Latency, NameServerStats, NewTopic, Producer,
+    ProducerBuilder, Queries, RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport,
+    Stats, Target, TopicStats, Unflushed,
 };

@@ -11,6 +11,8 @@
     reason = "a test fails by a panic, and not all of the support is used here"
 )]
 
+#[path = "support/java.rs"]
+mod java;
 #[path = "support/left_out.rs"]
 mod left_out;
 #[path = "support/process.rs"]
@@ -23,9 +25,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use java::{JavaClient, ReadMessage};
 use process::run;
-use rocketmq_producer::RequestCode;
 use rocketmq_producer::mock::{MockCluster, MockMessage, ServerVersion};
+use rocketmq_producer::{Boundary, Message, Producer, RequestCode, StoredMessage};
 
 /// Messages sent in each of the ways sync, async and one-way.
 const COUNT: usize = 50;
@@ -70,6 +73,31 @@ fn java_5_5_0_sends_to_4_9_7() {
 #[test]
 fn java_5_5_0_sends_to_5_5_0() {
     java("java_5_5_0_sends_to_5_5_0", "5.5.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_4_7_0_asks_4_7_0() {
+    asks("java_4_7_0_asks_4_7_0", "4.7.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_4_7_0_asks_5_5_0() {
+    asks("java_4_7_0_asks_5_5_0", "4.7.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_5_5_0_asks_4_7_0() {
+    asks("java_5_5_0_asks_4_7_0", "5.5.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_5_5_0_asks_4_9_7() {
+    asks("java_5_5_0_asks_4_9_7", "5.5.0", ServerVersion::V4_9_7);
+}
+
+#[test]
+fn java_5_5_0_asks_5_5_0() {
+    asks("java_5_5_0_asks_5_5_0", "5.5.0", ServerVersion::V5_5_0);
 }
 
 #[test]
@@ -137,6 +165,97 @@ fn go(test: &str, server: ServerVersion) {
     let mut command = Command::new(go_client());
     command.env("HOME", scratch(test));
     send_all(command, server);
+}
+
+/// Every query of Apache's producer is answered as this library's own.
+fn asks(test: &str, client: &str, server: ServerVersion) {
+    if !left_out::may_run(test, client) {
+        return;
+    }
+    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
+    cluster.create_topic(TOPIC, 2);
+    let producer = Producer::builder(GROUP)
+        .name_servers(cluster.name_servers())
+        .start()
+        .unwrap();
+    let queues = producer.publish_queues(TOPIC).unwrap();
+    for number in 0..3 {
+        for queue in &queues {
+            let message = Message::builder(TOPIC).keys(["all", "keys"]).tags("asked");
+            let message = message.body(format!("{number} 中 in {queue}")).build().unwrap();
+            producer.to(queue.clone()).send(&message).unwrap();
+        }
+    }
+    let mut java = JavaClient::start(client, &cluster.name_servers(), &scratch(test));
+    let mut java = |command: String| {
+        java.ask(&command, CLIENT_DEADLINE)
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+
+    let positions = java(format!("positions {TOPIC}"));
+    assert_eq!(positions.len(), queues.len());
+    for (queue, line) in queues.iter().zip(&positions) {
+        assert_eq!(line["broker_name"].as_str(), Some(queue.broker_name()));
+        assert_eq!(line["queue_id"].as_u64(), Some(queue.queue_id().into()));
+        assert_eq!(line["min"].as_u64(), Some(producer.min_offset(queue).unwrap()));
+        assert_eq!(line["max"].as_u64(), Some(producer.max_offset(queue).unwrap()));
+        let earliest = producer.earliest_store_time(queue).unwrap().unwrap();
+        let earliest = earliest.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let expected = u64::try_from(earliest.as_millis()).unwrap();
+        assert_eq!(line["earliest"].as_u64(), Some(expected));
+        for ms in [0, expected, expected + 3_600_000] {
+            let place = format!("{} {} {ms}", queue.broker_name(), queue.queue_id());
+            let found = java(format!("search {TOPIC} {place}"));
+            let time = std::time::UNIX_EPOCH + Duration::from_millis(ms);
+            let ours = producer.search_offset(queue, time, Boundary::Lower).unwrap();
+            assert_eq!(found[0]["offset"].as_u64(), Some(ours));
+        }
+    }
+
+    let found = producer.query_messages(TOPIC, "keys", 64, ..).unwrap().messages;
+    assert_eq!(found.len(), 3 * queues.len());
+    let mut read: Vec<_> = java(format!("key {TOPIC} keys 64 0 {}", i64::MAX))
+        .iter()
+        .map(ReadMessage::parse)
+        .collect();
+    assert_eq!(read.len(), found.len());
+    for message in &found {
+        let at = read
+            .iter()
+            .position(|read| read.offset_message_id == message.offset_message_id().as_str())
+            .expect("Java finds it too");
+        assert_same(message, &read.swap_remove(at));
+    }
+    let some = &found[0];
+    for id in [
+        some.message_id().to_string(),
+        some.offset_message_id().to_string(),
+    ] {
+        let lines = java(format!("view {TOPIC} {id}"));
+        assert_same(some, &ReadMessage::parse(&lines[0]));
+    }
+
+    java("new_topic DefaultCluster made_by_java 3".to_owned());
+    assert_eq!(producer.publish_queues("made_by_java").unwrap().len(), 2 * 3);
+}
+
+/// A message as we show it and as Java shows it.
+#[track_caller]
+fn assert_same(ours: &StoredMessage, javas: &ReadMessage) {
+    assert_eq!((ours.topic(), ours.body()), (&*javas.topic, &*javas.body));
+    assert_eq!(
+        (ours.queue().queue_id(), ours.queue_offset()),
+        (javas.queue_id, javas.queue_offset)
+    );
+    assert_eq!(ours.message_id().as_str(), javas.message_id);
+    assert_eq!(ours.offset_message_id().as_str(), javas.offset_message_id);
+    assert_eq!(ours.tags(), javas.tags.as_deref());
+    let properties: BTreeMap<_, _> = ours
+        .properties()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!(properties, javas.properties);
+    assert_eq!(ours.store_timestamp_ms().unsigned_abs(), javas.store_timestamp_ms);
 }
 
 /// Builds the Go client, once.

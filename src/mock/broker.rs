@@ -1,4 +1,4 @@
-//! What a broker answers to everything but sends, which have a file of their own.
+//! What a broker answers to everything but sends and queries, which have files of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crate::wire::request::unregister::ReceivedUnregister;
 use super::clients::Origin;
 use super::dialect::ServerVersion;
 use super::name_server::unsupported;
+use super::queries;
 use super::reply::{Reply, ReplyFields};
 use super::send_message;
 use super::shared::Shared;
@@ -48,10 +49,10 @@ pub(super) fn answer(
         }
         RequestCode::HEART_BEAT => Some(heartbeat(shared, session, header, body)),
         RequestCode::UNREGISTER_CLIENT => Some(unregister(shared, session, header)),
-        _ => shared
-            .version
-            .broker_answers_unknown_codes()
-            .then(|| unsupported(header.code)),
+        _ => queries::answer(shared, session.origin.broker, header).or_else(|| {
+            let answers = shared.version.broker_answers_unknown_codes();
+            answers.then(|| unsupported(header.code))
+        }),
     }
 }
 

@@ -21,8 +21,10 @@
 //! # What it does
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
-//! `SEND_BATCH_MESSAGE`, `HEART_BEAT` and `UNREGISTER_CLIENT`; topics are created by sends, batches are unpacked,
-//! and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
+//! `SEND_BATCH_MESSAGE`, `HEART_BEAT` and `UNREGISTER_CLIENT`, and the queries of producers: `GET_MIN_OFFSET`,
+//! `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`, `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`, `QUERY_MESSAGE` and
+//! `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, and refusals carry the codes and remarks of
+//! the release. Any other request is treated as one that the release
 //! does not know.
 //!
 //! # What goes wrong on demand
@@ -70,6 +72,7 @@
 //! - Delayed, timed and half messages are stored like any other, under the topic they were sent to. Requests to end
 //!   a transaction, to reply, and all that consumers and administrators send are unknown to it.
 //! - Each broker is a master without slaves. There is no access control and no TLS.
+//! - A message is in the index at once, and the smallest offset of a queue is always 0. No topic is static.
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
 //! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
 //! - A broker does not close a connection that sends no heartbeat.
@@ -94,6 +97,7 @@ mod line;
 mod message;
 mod name_server;
 mod push;
+mod queries;
 mod reply;
 mod requests;
 mod rule_builder;

@@ -54,7 +54,7 @@ fn route() -> Arc<TopicRoute> {
                 topic_sys_flag: 0,
             })
             .collect(),
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     Arc::new(TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap())
 }

@@ -136,7 +136,7 @@ mod tests {
                     topic_sys_flag: 0,
                 })
                 .collect(),
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap()
     }

@@ -18,6 +18,7 @@ mod oneway;
 mod options;
 mod permits;
 mod plan;
+mod queries;
 mod record;
 mod result;
 mod shared;
@@ -32,6 +33,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
 pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
+pub use queries::{AnyMessageId, Boundary, CreatedTopic, FoundMessages, NewTopic, Queries};
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::{ShutdownReport, Unflushed};
@@ -230,7 +232,8 @@ impl Producer {
     }
 
     /// The queues that take messages of a topic, sorted by broker name and queue id. For a topic that does not exist yet
-    /// but would be created, the queues that it would get.
+    /// but would be created, the queues that it would get. For a static topic of 5.x its logical queues, sorted by id, whose
+    /// broker name is `__syslo__global__` wherever they are held.
     ///
     /// Blocks for at most the send timeout if the route is not known yet.
     ///

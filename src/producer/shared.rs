@@ -162,6 +162,17 @@ impl Shared {
     /// broker may be passed over for a while.
     pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
         self.note_not_connected(error);
+        self.doubt_route(topic, error);
+        if let (Some(health), Some(broker)) = (&self.health, broker) {
+            if let Some(failure) = self.broker_failure(error) {
+                health.failed(&broker.name, failure, Instant::now());
+            }
+        }
+    }
+
+    /// Looks a route up again if the error means that it is out of date, and leaves a connection that the broker wants to
+    /// be rid of.
+    pub(super) fn doubt_route(&self, topic: &Arc<str>, error: &Error) {
         if let Error::Refused {
             address,
             code: ResponseCode::GO_AWAY,
@@ -184,16 +195,12 @@ impl Shared {
                 ResponseCode::TOPIC_NOT_EXIST
                     | ResponseCode::NO_PERMISSION
                     | ResponseCode::SERVICE_NOT_AVAILABLE
+                    | ResponseCode::NOT_LEADER_FOR_QUEUE
             ),
             _ => false,
         };
         if stale && !self.gate.is_closed() {
             self.routes.refresh(topic);
-        }
-        if let (Some(health), Some(broker)) = (&self.health, broker) {
-            if let Some(failure) = self.broker_failure(error) {
-                health.failed(&broker.name, failure, Instant::now());
-            }
         }
     }
 

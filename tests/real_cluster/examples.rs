@@ -66,11 +66,7 @@ fn run_and_read(
     example: &str,
     known: &mut BTreeSet<String>,
 ) -> (String, Vec<ReadMessage>) {
-    let mut command = Command::new(&programs()[example]);
-    command.env("NAMESRV_ADDR", &cluster.name_servers);
-    let said = run(&mut command, Duration::from_secs(60))
-        .or_panic(example)
-        .stdout;
+    let said = run_one(cluster, example);
     let expected = known.len() + 100;
     let mut read = read_all(cluster, &[TOPIC], expected);
     assert_eq!(
@@ -82,6 +78,15 @@ fn run_and_read(
     assert_eq!(read.len(), 100, "message ids were given out twice");
     assert!(read.iter().all(|message| message.born_host == "127.0.0.1"));
     (said, read)
+}
+
+/// Runs one example against the cluster; returns what it said.
+pub(crate) fn run_one(cluster: &RealCluster, example: &str) -> String {
+    let mut command = Command::new(&programs()[example]);
+    command.env("NAMESRV_ADDR", &cluster.name_servers);
+    run(&mut command, Duration::from_secs(60))
+        .or_panic(example)
+        .stdout
 }
 
 /// The built examples. After `cargo test --all-features` this has nothing left to build.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::bodies::{check_heartbeat, check_route};
-use super::{Checked, Tally, bytes, name_of, number, reason, same, text};
+use super::{Checked, Tally, bytes, name_of, number, queries, reason, same, text};
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::command::Command;
 use crate::wire::frame::{FrameRef, Serialization, split_frame};
@@ -153,6 +153,9 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
         return;
     };
     let Ok(header) = found.header() else { return };
+    if let Some((kind, outcome)) = queries::check(code, &header, found.body) {
+        return tally.record(kind, name, outcome);
+    }
     let is_send = matches!(
         code,
         RequestCode::SEND_MESSAGE
@@ -186,7 +189,7 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
 }
 
 /// Encodes a frame with our own writer and hands its header to `check`.
-fn written(
+pub(super) fn written(
     like: &Header<'_>,
     serialization: Serialization,
     write_fields: impl FnOnce(&mut FieldWriter<'_>),
