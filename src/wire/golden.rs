@@ -13,6 +13,7 @@
 mod bodies;
 mod frames;
 mod probes;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
