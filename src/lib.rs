@@ -28,11 +28,12 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::{FaultTable, HeaderSerialization, Redelivery};
+pub use config::{EndTransactions, FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage};
 pub use producer::{
     Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
-    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
-    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
+    Latency, LocalTransaction, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts,
+    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, TransactionEnd,
+    TransactionListener, TransactionProducer, TransactionSendResult, Unflushed,
 };

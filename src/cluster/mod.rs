@@ -7,7 +7,7 @@ pub(crate) mod address_map;
 pub(crate) mod advertised;
 pub(crate) mod ask_route;
 pub(crate) mod broker_health;
-mod call;
+pub(crate) mod call;
 pub(crate) mod housekeeping;
 pub(crate) mod name_servers;
 pub(crate) mod reachability;

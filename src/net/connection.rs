@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod notify;
 mod reader;
 
 pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};

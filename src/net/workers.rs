@@ -38,6 +38,8 @@ pub(crate) fn is_worker() -> bool {
 }
 
 pub(crate) struct Workers {
+    /// What its threads are called, before their number.
+    name: &'static str,
     limit: usize,
     orders: channel::Sender<Order>,
     queue: channel::Receiver<Order>,
@@ -53,8 +55,14 @@ pub(crate) struct Workers {
 impl Workers {
     /// A pool of at most `limit` threads, none of which exists yet.
     pub(crate) fn new(limit: usize) -> Self {
+        Self::named(limit, "rmq-worker")
+    }
+
+    /// The same, with a name of its own for its threads.
+    pub(crate) fn named(limit: usize, name: &'static str) -> Self {
         let (orders, queue) = channel::unbounded();
         Self {
+            name,
             limit: limit.max(1),
             orders,
             queue,
@@ -163,7 +171,7 @@ impl Workers {
             ended.send(()).ok();
         };
         let handle = thread::Builder::new()
-            .name(format!("rmq-worker-{number}"))
+            .name(format!("{}-{number}", self.name))
             .spawn(run)?;
         threads.push(handle);
         self.started.store(threads.len(), Ordering::Release);

@@ -23,12 +23,17 @@ use crate::{
     },
 };
 
+/// `MessageSysFlag.TRANSACTION_PREPARED_TYPE`.
+const SYS_FLAG_PREPARED: i32 = 4;
+
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) message: Message,
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
+    /// Stored out of sight until its transaction ends.
+    is_half: bool,
 }
 
 /// What a broker answered to an attempt: stored, and how, or not.
@@ -37,9 +42,20 @@ pub(super) type Verdict = Result<(SendStatus, SendReply), Error>;
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
     pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, false)
+    }
+
+    /// The same for a message of a transaction.
+    pub(super) fn half(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, true)
+    }
+
+    fn checked(shared: &Shared, message: &Message, is_half: bool) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         let message_id = shared.ids.next(unix_ms);
-        let added = property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
+        let added = added_properties(&shared.config.producer_group, &message_id);
+        let added: usize = if_half(is_half, &added).iter().map(length).sum();
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -68,6 +84,7 @@ impl Prepared {
             message: message.clone(),
             message_id,
             born_timestamp_ms,
+            is_half,
         })
     }
 
@@ -125,13 +142,29 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
     }
 }
 
+type Added<'a> = [(&'a str, &'a str); 3];
+
+/// What a message gets beside its own properties: its id, and what makes it a half message.
+fn added_properties<'a>(producer_group: &'a str, message_id: &'a MessageId) -> Added<'a> {
+    [
+        (property::UNIQ_KEY, message_id.as_str()),
+        (property::TRAN_MSG, "true"),
+        (property::PGROUP, producer_group),
+    ]
+}
+
+/// All of it for a half message, else the id alone.
+fn if_half<'a>(is_half: bool, added: &'a Added<'a>) -> &'a [(&'a str, &'a str)] {
+    if is_half { added } else { added.split_at(1).0 }
+}
+
 fn with_request<R>(
     shared: &Shared,
     prepared: &Prepared,
     to: &Destination,
     send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let invalid = |what: &str| Error::InvalidMessage {
         reason: format!("{what} does not fit a 32-bit number"),
     };
@@ -142,12 +175,12 @@ fn with_request<R>(
         default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
             .map_err(|_| invalid("default_topic_queue_nums"))?,
         queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
-        sys_flag: 0,
+        sys_flag: if prepared.is_half { SYS_FLAG_PREPARED } else { 0 },
         born_timestamp_ms: prepared.born_timestamp_ms,
         flag: prepared.message.flag(),
         properties: PropertyList {
             own: prepared.message.property_pairs(),
-            added: &added,
+            added: if_half(prepared.is_half, &added),
         },
         reconsume_times: 0,
         unit_mode: false,

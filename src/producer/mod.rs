@@ -23,6 +23,7 @@ mod shutdown;
 mod stats;
 mod tally;
 mod target;
+mod transaction;
 mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -38,6 +39,9 @@ pub use stats::{
     TopicStats,
 };
 pub use target::Target;
+pub use transaction::{
+    LocalTransaction, TransactionEnd, TransactionListener, TransactionProducer, TransactionSendResult,
+};
 
 use crate::{
     config::DROP_TIMEOUT,

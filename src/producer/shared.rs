@@ -12,6 +12,7 @@ use super::{
     plan::RetryOf,
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
+    transaction::Transactions,
 };
 use crate::{
     cluster::{
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
     pub(super) health: Option<Arc<BrokerHealth>>,
+    /// `None` unless the producer is transactional.
+    pub(super) transactions: Option<Transactions>,
     pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
@@ -67,7 +70,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Checks the settings and starts the timer, the only thread that a producer has before its first send.
-    pub(super) fn start(config: ProducerConfig) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(
+        config: ProducerConfig,
+        transactions: Option<Transactions>,
+    ) -> Result<Arc<Self>, Error> {
         config.check()?;
         let name_servers = Arc::new(name_servers(&config)?);
         let ip = config
@@ -91,7 +97,12 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
-        connections.set_inbound(Arc::new(Served::default()));
+        let served = Served::default();
+        let served = match &transactions {
+            Some(transactions) => transactions.serve(served),
+            None => served,
+        };
+        connections.set_inbound(Arc::new(served));
         start_timer(&timer, &connections)?;
         let asked = health.as_ref().filter(|_| config.reachability_detector);
         let detector = asked.map(|health| Detector {
@@ -114,7 +125,7 @@ impl Shared {
             client_id,
             config.producer_group
         );
-        Ok(Arc::new(Self {
+        let shared = Arc::new(Self {
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
@@ -132,10 +143,15 @@ impl Shared {
             routes,
             housekeeping,
             health,
+            transactions,
             last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
-        }))
+        });
+        if let Some(transactions) = &shared.transactions {
+            transactions.started(&shared);
+        }
+        Ok(shared)
     }
 
     /// An attempt is begun that follows another.
