@@ -97,20 +97,10 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
-        let served = Served::default();
-        let served = match &transactions {
-            Some(transactions) => transactions.serve(served),
-            None => served,
-        };
-        connections.set_inbound(Arc::new(served));
+        connections.set_inbound(Arc::new(served(transactions.as_ref())));
         start_timer(&timer, &connections)?;
         let asked = health.as_ref().filter(|_| config.reachability_detector);
-        let detector = asked.map(|health| Detector {
-            health: Arc::clone(health),
-            connections: Arc::clone(&connections),
-            routes: Arc::clone(&routes),
-            timer: Arc::clone(&timer),
-        });
+        let detector = asked.map(|health| detector(health, &connections, &routes, &timer));
         let housekeeping = Housekeeping::start(
             identity(&config, &client_id),
             intervals(&config),
@@ -119,11 +109,6 @@ impl Shared {
             Arc::clone(&routes),
             Arc::clone(&timer),
             detector,
-        );
-        log::info!(
-            "producer {} of group {} started",
-            client_id,
-            config.producer_group
         );
         let shared = Arc::new(Self {
             ids: IdMaker::new(ip),
@@ -148,10 +133,19 @@ impl Shared {
             shut_down: Mutex::new(None),
             config,
         });
-        if let Some(transactions) = &shared.transactions {
-            transactions.started(&shared);
-        }
+        shared.started();
         Ok(shared)
+    }
+
+    fn started(self: &Arc<Self>) {
+        if let Some(transactions) = &self.transactions {
+            transactions.started(self);
+        }
+        log::info!(
+            "producer {} of group {} started",
+            self.client_id,
+            self.config.producer_group
+        );
     }
 
     /// An attempt is begun that follows another.
@@ -278,6 +272,29 @@ fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(),
             purpose: "the timer",
             source: Arc::new(error),
         })
+}
+
+/// Which requests of brokers are served.
+fn served(transactions: Option<&Transactions>) -> Served {
+    let served = Served::default();
+    match transactions {
+        Some(transactions) => transactions.serve(served),
+        None => served,
+    }
+}
+
+fn detector(
+    health: &Arc<BrokerHealth>,
+    connections: &Arc<Connections>,
+    routes: &Arc<Routes>,
+    timer: &Arc<Timer>,
+) -> Detector {
+    Detector {
+        health: Arc::clone(health),
+        connections: Arc::clone(connections),
+        routes: Arc::clone(routes),
+        timer: Arc::clone(timer),
+    }
 }
 
 fn template_topic(config: &ProducerConfig) -> TemplateTopic {

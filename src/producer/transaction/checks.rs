@@ -7,6 +7,7 @@
 //! 4. From the shutdown on no question is begun; those under way are waited for.
 
 use std::{
+    borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock, Weak},
     time::Instant,
@@ -106,8 +107,8 @@ impl Checks {
             broker: Arc::clone(broker),
             queue_offset: check.queue_offset,
             commit_log_offset: check.commit_log_offset,
-            broker_name: check.broker_name.map(|name| name.into_owned()),
-            transaction_id: check.transaction_id.map(|id| id.into_owned()),
+            broker_name: check.broker_name.map(Cow::into_owned),
+            transaction_id: check.transaction_id.map(Cow::into_owned),
             body: request.body.to_vec(),
             _room: room,
         }));

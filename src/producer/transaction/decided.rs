@@ -111,7 +111,6 @@ impl Decided {
             None => Advice::AskListener,
             Some(Decision::Rollback) => Advice::Answer(Verdict::Rollback),
             Some(Decision::Commit { copy, reached }) => match reached {
-                Reached::Nobody => Advice::Answer(Verdict::Commit),
                 Reached::Confirmed | Reached::Maybe(_) if copy.as_ref() == Some(asked) => {
                     Advice::SayNothing("it was answered before")
                 }
@@ -124,7 +123,7 @@ impl Decided {
                         "it was committed a moment ago, and the question may have crossed that",
                     )
                 }
-                Reached::Maybe(_) => Advice::Answer(Verdict::Commit),
+                Reached::Nobody | Reached::Maybe(_) => Advice::Answer(Verdict::Commit),
             },
         };
         if !matches!(advice, Advice::SayNothing(_)) {

@@ -1,5 +1,7 @@
 //! What a user says about a transaction, and who is asked for it.
 
+use std::sync::Arc;
+
 use crate::{
     message::{Message, StoredMessage},
     producer::SendResult,
@@ -70,4 +72,15 @@ pub trait TransactionListener: Send + Sync + 'static {
     /// [`LocalTransaction::Unknown`].
     #[doc(alias = "checkLocalTransaction")]
     fn check(&self, message: &StoredMessage) -> LocalTransaction;
+}
+
+/// A listener that is shared with other parts of a program.
+impl<L: TransactionListener + ?Sized> TransactionListener for Arc<L> {
+    fn execute(&self, message: &Message, half: &SendResult) -> LocalTransaction {
+        (**self).execute(message, half)
+    }
+
+    fn check(&self, message: &StoredMessage) -> LocalTransaction {
+        (**self).check(message)
+    }
 }

@@ -29,19 +29,27 @@ pub(crate) struct CheckTransaction<'a> {
 
 impl<'a> CheckTransaction<'a> {
     pub(crate) fn write(&self, writer: &mut FieldWriter<'_>) {
-        writer.text("tranStateTableOffset", &self.queue_offset.to_string());
-        writer.text("commitLogOffset", &self.commit_log_offset.to_string());
-        for (name, value) in [
+        self.fields().for_each(|(name, value)| writer.text(name, &value));
+    }
+
+    /// The fields that are there, by name.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+        let offsets = [
+            ("tranStateTableOffset", self.queue_offset),
+            ("commitLogOffset", self.commit_log_offset),
+        ];
+        let texts = [
             ("msgId", &self.message_id),
             ("transactionId", &self.transaction_id),
             ("offsetMsgId", &self.offset_message_id),
             ("bname", &self.broker_name),
             ("topic", &self.half_topic),
-        ] {
-            if let Some(value) = value {
-                writer.text(name, value);
-            }
-        }
+        ];
+        let offsets = offsets.map(|(name, offset)| (name, Cow::Owned(offset.to_string())));
+        let texts = texts
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, Cow::Borrowed(text.as_deref()?))));
+        offsets.into_iter().chain(texts)
     }
 
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
