@@ -11,7 +11,8 @@
 //! # Threads
 //!
 //! One timer per producer; one reader per connection, and one writer for those that carry asynchronous or one-way
-//! messages; up to `callback_threads` workers once a message is sent asynchronously; and a thread that lives as long as a
+//! messages; up to `callback_threads` workers once a message is sent asynchronously; up to `transaction_check_threads` that ask
+//! the listener of a transactional producer; and a thread that lives as long as a
 //! connection is being made. A producer that sends to one broker in the blocking way has three: the timer, and a reader each
 //! for the name server and the broker.
 

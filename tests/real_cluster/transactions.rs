@@ -1,12 +1,7 @@
 //! Transactions: what is committed can be read, what is rolled back cannot, what is unknown is asked about, and nothing is
 //! there twice.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rocketmq_producer::{
@@ -15,7 +10,7 @@ use rocketmq_producer::{
 };
 
 use crate::{
-    PATIENCE, builder, shut_down,
+    builder, shut_down,
     support::{ReadMessage, RealCluster, read_all, wait_until},
 };
 
@@ -245,11 +240,12 @@ pub(crate) fn a_broker_that_is_killed_before_the_end_asks_when_it_is_back(versio
         "the broker is dead: {result}"
     );
     cluster.node("broker-a", "start");
+    // 5.5.0 registers again only after some ten seconds.
+    wait_until("the broker is back", || cluster.queues(topic).len() == 1);
     // The producer is told nothing: it makes itself known again, is asked, and remembers.
-    let began = Instant::now();
-    while read_all(&cluster, &[topic], 1).is_empty() && began.elapsed() < 4 * PATIENCE {
-        thread::sleep(Duration::from_millis(500));
-    }
+    wait_until("the message is there", || {
+        !read_all(&cluster, &[topic], 1).is_empty()
+    });
     assert_bodies(&read_all(&cluster, &[topic], 1), &["survivor".to_owned()]);
     two_rounds_pass(&producer, &listener, topic);
     let read = read_all(&cluster, &[topic], 1);
