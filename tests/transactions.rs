@@ -33,7 +33,7 @@ use rocketmq_producer::{
 };
 use support::{
     GROUP, PATIENCE,
-    fake_server::{FakeServer, Peer, Request},
+    fake_server::{FakeServer, Peer, Request, SEND_MESSAGE_V2},
     message, milliseconds, producer_for, within,
 };
 
@@ -523,6 +523,18 @@ fn an_end_that_certainly_did_not_arrive_is_sent_again() {
         let result = result.unwrap();
         assert!(result.is_committed(), "{result}");
         assert_eq!(cluster.message_count(TOPIC), 2);
+        // It sends its clients away, and is moved to another address.
+        let result = producer.send_with(&message(TOPIC), |_| {
+            broker.go_away();
+            Commit
+        });
+        assert!(result.as_ref().unwrap().is_committed(), "{result:?}");
+        let result = producer.send_with(&message(TOPIC), |_| {
+            broker.move_to_another_port().unwrap();
+            Commit
+        });
+        assert!(result.as_ref().unwrap().is_committed(), "{result:?}");
+        assert_eq!(cluster.message_count(TOPIC), 4);
         cluster.assert_no_rule_left();
     });
 }
@@ -908,6 +920,9 @@ fn asking_broker(questions: &[Captured]) -> (FakeServer, FakeServer) {
         .map(|question| question.frame.repeat(2))
         .collect();
     let broker = FakeServer::broker(move |request: &Request, peer: &Peer| {
+        if request.code() != SEND_MESSAGE_V2 {
+            return;
+        }
         peer.stored(request, 1);
         for frame in &frames {
             peer.write(frame);

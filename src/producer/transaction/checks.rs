@@ -229,6 +229,6 @@ impl Question {
             broker_name: message.queue().broker_name(),
         };
         let deadline = Deadline::after(END_TRANSACTION_TIMEOUT);
-        ending::end(shared, &self.broker, &request, &deadline)
+        ending::end(shared, &self.broker, || None, &request, &deadline)
     }
 }

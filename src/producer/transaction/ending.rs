@@ -65,29 +65,35 @@ impl Ended {
     }
 }
 
-/// Sends the end of a transaction to the broker at this address. Blocks until it is confirmed, is handed over if it is
+/// Sends the end of a transaction to the broker at this address, or to where it is then if it has to be sent again. Blocks until it is confirmed, is handed over if it is
 /// one-way, or the deadline is over.
 pub(super) fn end(
     shared: &Arc<Shared>,
     address: &Arc<str>,
+    moved: impl Fn() -> Option<Arc<str>>,
     request: &EndTransaction<'_>,
     deadline: &Deadline,
 ) -> Ended {
+    let mut address = Arc::clone(address);
     loop {
         let sent = Instant::now();
         let attempt = shared
             .connections
-            .wait(address, deadline)
+            .wait(&address, deadline)
             .and_then(|connection| attempt(shared, &connection, request, deadline));
         let error = match attempt {
             Ok(ended) => return ended,
             Err(error) => error,
         };
+        // Looks the route up again, and leaves a connection whose broker goes away.
+        shared.learn_from_failure(&request.topic.into(), None, &error);
         if !nothing_done(&error) {
             return Ended::Unconfirmed(sent, error);
         }
         let may_help = match &error {
-            Error::Refused { code, remark, .. } => is_busy_refusal(*code, remark),
+            Error::Refused { code, remark, .. } => {
+                *code == ResponseCode::GO_AWAY || is_busy_refusal(*code, remark)
+            }
             Error::Connect { .. } | Error::ConnectionLost { .. } => true,
             _ => false,
         };
@@ -96,6 +102,7 @@ pub(super) fn end(
         }
         log::debug!("the end of a transaction at {address} was not received, sending it again: {error}");
         thread::sleep(PAUSE);
+        address = moved().unwrap_or(address);
     }
 }
 

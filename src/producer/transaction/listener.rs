@@ -38,6 +38,9 @@ impl LocalTransaction {
 /// The answer to a check must come from what the local transaction itself has stored, such as a row that it wrote: a check
 /// may be about a transaction of another process of the same group, or of one that has died since.
 ///
+/// The producer keeps its listener. So a listener that keeps a handle of its own producer keeps that running until somebody
+/// calls [`shutdown`](super::TransactionProducer::shutdown).
+///
 /// ```
 /// use rocketmq_producer::{LocalTransaction, Message, SendResult, StoredMessage, TransactionListener};
 ///

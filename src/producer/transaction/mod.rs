@@ -154,7 +154,7 @@ impl TransactionProducer {
     /// Sends a message in a transaction whose local part the [listener](TransactionListener::execute) does.
     ///
     /// Blocks for at most the send timeout until the half message is stored, then for as long as the local part takes, then
-    /// for at most 3 s until the broker has confirmed the end, unless that is sent [one-way](EndTransactions::OneWay). The
+    /// for at most 3 s until the broker has confirmed the end, unless that is sent [one-way](crate::EndTransactions::OneWay). The
     /// half message is sent again as [`Producer::send`] would; two copies of it are still delivered once.
     ///
     /// `Ok` says that the half message was stored, and the local part was run if it was stored safely. What became of the
@@ -372,7 +372,14 @@ fn end(
         broker_name,
     };
     let deadline = Deadline::after(END_TRANSACTION_TIMEOUT);
-    let ended = ending::end(shared, address, &request, &deadline);
+    // A broker that is restarted in this moment may come back elsewhere.
+    let moved = || {
+        shared
+            .routes
+            .queue_of(broker_name)
+            .map(|to| Arc::clone(&to.broker.address))
+    };
+    let ended = ending::end(shared, address, moved, &request, &deadline);
     let copy = HalfCopy {
         broker: Arc::clone(address),
         commit_log_offset,
