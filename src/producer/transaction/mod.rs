@@ -202,7 +202,7 @@ impl TransactionProducer {
         local: impl FnOnce(&SendResult) -> LocalTransaction,
     ) -> Result<TransactionSendResult, Error> {
         let (shared, transactions) = (self.shared(), self.transactions()?);
-        check(message)?;
+        check(message.topic(), message.properties().map(|(name, _)| name))?;
         let deadline = Options::default().deadline(&shared.config);
         let _inside = shared.gate.enter()?;
         let prepared = Prepared::half(shared, message)?;
@@ -284,20 +284,16 @@ impl fmt::Debug for TransactionProducer {
 }
 
 /// Refuses what brokers would take and never deliver.
-fn check(message: &Message) -> Result<(), Error> {
-    let delay = message
-        .properties()
-        .find(|(name, _)| property::DELAYS.contains(name));
-    let Some((name, _)) = delay else {
-        return Ok(());
-    };
-    Err(Error::InvalidMessage {
-        reason: format!(
-            "the message for topic {} has a delay (property {name}), which a transaction cannot have: brokers take it, confirm \
-             its commit, and never deliver it",
-            message.topic()
-        ),
-    })
+fn check<'a>(topic: &str, mut property_names: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    match property_names.find(|name| property::DELAYS.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::InvalidMessage {
+            reason: format!(
+                "the message for topic {topic} has a delay (property {name}), which a transaction cannot have: brokers take it, \
+                 confirm its commit, and never deliver it"
+            ),
+        }),
+    }
 }
 
 /// Runs the local part, unless the half message may be lost when its broker dies.
@@ -437,11 +433,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_without_a_delay_passes() {
-        let message = Message::builder("orders")
-            .body("x")
-            .property("delay", "3")
-            .build();
-        assert!(check(&message.unwrap()).is_ok());
+    fn a_delay_of_any_kind_is_refused() {
+        assert!(check("orders", ["TAGS", "delay", "DELAYED"].into_iter()).is_ok());
+        for name in ["DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"] {
+            let error = check("orders", ["TAGS", name].into_iter()).unwrap_err();
+            assert!(matches!(error, Error::InvalidMessage { .. }));
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("never deliver"), "{text}");
+        }
     }
 }
