@@ -120,6 +120,10 @@ impl Transactions {
 
     /// Whether a message with these properties is a half message. The system flag is not looked at.
     pub(super) fn is_half(version: ServerVersion, properties_text: &str) -> bool {
+        if !properties_text.contains(property::TRAN_MSG) {
+            // Nearly all: not to be slowed down.
+            return false;
+        }
         let found = properties::find(properties_text, property::TRAN_MSG, version.reading_rules());
         found.is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }

@@ -1,7 +1,7 @@
 //! Transactions: what is committed can be read, what is rolled back cannot, what is unknown is asked about, and nothing is
 //! there twice.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, process::Command, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rocketmq_producer::{
@@ -10,8 +10,10 @@ use rocketmq_producer::{
 };
 
 use crate::{
-    builder, shut_down,
-    support::{ReadMessage, RealCluster, read_all, wait_until},
+    PATIENCE, builder,
+    examples::programs,
+    shut_down,
+    support::{ReadMessage, RealCluster, read_all, run, wait_until},
 };
 
 const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
@@ -93,6 +95,17 @@ fn two_rounds_pass(producer: &TransactionProducer, listener: &AsWritten, topic: 
 
 pub(crate) fn only_what_is_committed_is_read_back(version: &str) {
     let cluster = cluster(version, 2);
+    let mut example = Command::new(&programs()["transaction_producer"]);
+    example.env("NAMESRV_ADDR", &cluster.name_servers);
+    let told = run(&mut example, 4 * PATIENCE).or_panic("the example").stdout;
+    let read = read_all(&cluster, &["TopicTest"], 2);
+    let mut orders: Vec<_> = read.iter().map(|message| message.keys.as_deref()).collect();
+    orders.sort_unstable();
+    assert_eq!(
+        orders,
+        [Some("order-1"), Some("order-2")],
+        "the example said:\n{told}"
+    );
     for (topic, how, header) in [
         (
             "acknowledged",
@@ -148,7 +161,7 @@ pub(crate) fn only_what_is_committed_is_read_back(version: &str) {
                 (found.tags.as_deref(), found.keys.as_deref()),
                 (Some("paid"), Some("k1 k2"))
             );
-            assert_eq!(found.sys_flag & 12, 8, "{found:?}");
+            assert_eq!(found.sys_flag & 0b1100, 8, "{found:?}");
         }
         for asked in &*listener.asked.lock() {
             assert_eq!(asked.topic(), topic);
