@@ -33,6 +33,9 @@ use rocketmq_producer::{Boundary, Message, Producer, RequestCode, StoredMessage}
 /// Messages sent in each of the ways sync, async and one-way.
 const COUNT: usize = 50;
 
+/// Transactions that end in each of the ways commit, rollback and unknown.
+const TRANSACTIONS: usize = 10;
+
 /// Messages of the one batch.
 const BATCH: usize = 10;
 
@@ -115,9 +118,37 @@ fn go_sends_to_5_5_0() {
     go("go_sends_to_5_5_0", ServerVersion::V5_5_0);
 }
 
-fn java(test: &str, client: &str, server: ServerVersion) {
+#[test]
+fn java_4_7_0_sends_transactions_to_4_7_0() {
+    java_transactions(
+        "java_4_7_0_sends_transactions_to_4_7_0",
+        "4.7.0",
+        ServerVersion::V4_7_0,
+    );
+}
+
+#[test]
+fn java_5_5_0_sends_transactions_to_5_5_0() {
+    java_transactions(
+        "java_5_5_0_sends_transactions_to_5_5_0",
+        "5.5.0",
+        ServerVersion::V5_5_0,
+    );
+}
+
+#[test]
+fn java_5_5_0_sends_transactions_to_4_7_0() {
+    java_transactions(
+        "java_5_5_0_sends_transactions_to_4_7_0",
+        "5.5.0",
+        ServerVersion::V4_7_0,
+    );
+}
+
+/// The command that runs one of the Java clients, or `None` after having said why it cannot be run.
+fn java_client(test: &str, client: &str, program: &str) -> Option<Command> {
     if !left_out::may_run(test, client) {
-        return;
+        return None;
     }
     let jars = run(
         Command::new(path("tests/cluster/get")).arg(client),
@@ -141,7 +172,14 @@ fn java(test: &str, client: &str, server: ServerVersion) {
         ))
         .args(["-cp", &format!("{}/*", jars.trim())])
         // Java compiles a single source file itself.
-        .arg(path("tests/clients/java/SendAll.java"));
+        .arg(path("tests/clients/java").join(program));
+    Some(command)
+}
+
+fn java(test: &str, client: &str, server: ServerVersion) {
+    let Some(command) = java_client(test, client, "SendAll.java") else {
+        return;
+    };
     let cluster = send_all(command, server);
     assert!(cluster.heartbeats() > 0);
     assert!(cluster.requests(RequestCode::UNREGISTER_CLIENT) > 0);
@@ -150,6 +188,58 @@ fn java(test: &str, client: &str, server: ServerVersion) {
         let (_, number) = way_and_number(&message);
         assert_eq!(usize::try_from(message.flag).unwrap(), number, "{message:?}");
     }
+}
+
+/// Transactions that end at once, and that are asked about twice: only what is committed can be seen, and each once.
+fn java_transactions(test: &str, client: &str, server: ServerVersion) {
+    let Some(mut command) = java_client(test, client, "SendTransactions.java") else {
+        return;
+    };
+    let cluster = MockCluster::builder()
+        .brokers(2)
+        .speaks(server)
+        .transaction_checks(Duration::from_millis(500), Duration::from_millis(500), 15)
+        .start()
+        .unwrap();
+    let count = TRANSACTIONS.to_string();
+    command.args([&cluster.name_servers(), TOPIC, GROUP, &count]);
+    let output = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
+
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split(' ').collect()).collect();
+    let mut expected = Vec::new();
+    for way in ["COMMIT_MESSAGE", "ROLLBACK_MESSAGE", "UNKNOW"] {
+        let of_way: Vec<_> = lines.iter().filter(|words| words[0] == way).collect();
+        assert_eq!(of_way.len(), TRANSACTIONS, "{way} in:\n{output}");
+        for (number, words) in of_way.iter().enumerate() {
+            assert_eq!(words[1], number.to_string(), "{output}");
+            if way == "COMMIT_MESSAGE" || way == "UNKNOW" && number % 2 == 0 {
+                expected.push((words[2].to_owned(), format!("body of {way} {number} 中")));
+            }
+        }
+    }
+    let asked = |times: &str| {
+        lines
+            .iter()
+            .filter(|words| words[0] == "asked" && words[3] == times)
+            .count()
+    };
+    assert_eq!((asked("1"), asked("2")), (TRANSACTIONS, TRANSACTIONS), "{output}");
+
+    cluster.wait_until(Duration::from_secs(20), |cluster| {
+        cluster.open_transactions() == 0
+    });
+    assert_eq!(cluster.open_transactions(), 0, "{output}");
+    let mut seen = Vec::new();
+    for message in cluster.messages(TOPIC) {
+        assert_eq!(message.property("PGROUP"), Some(GROUP));
+        assert_eq!(message.keys[1], "all");
+        assert_eq!(message.sys_flag, 8);
+        let id = message.message_id.unwrap().to_string();
+        seen.push((id, String::from_utf8(message.body).unwrap()));
+    }
+    expected.sort();
+    seen.sort();
+    assert_eq!(seen, expected, "{output}");
 }
 
 fn go(test: &str, server: ServerVersion) {

@@ -1,4 +1,4 @@
-//! One request with one continuation: how this room talks to servers without waiting for them.
+//! One request with one continuation: how servers are talked to without waiting for them.
 
 use std::{sync::Arc, time::Duration};
 

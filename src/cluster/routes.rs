@@ -331,6 +331,14 @@ impl Routes {
         queue.cloned()
     }
 
+    /// The name of the broker whose master has this address.
+    pub(crate) fn broker_name(&self, address: &str) -> Option<Arc<str>> {
+        let table = self.table.lock();
+        let brokers = table.routes().flat_map(|route| &route.brokers);
+        let mut named = brokers.filter(|broker| &*broker.address == address);
+        named.next().map(|broker| Arc::clone(&broker.name))
+    }
+
     /// Whether a route names this address.
     pub(crate) fn names(&self, address: &str) -> bool {
         let table = self.table.lock();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::header::Header;
+use crate::wire::request::end_transaction::ReceivedEndTransaction;
 use crate::wire::request::heartbeat::ReceivedHeartbeat;
 use crate::wire::request::unregister::ReceivedUnregister;
 
@@ -47,12 +48,24 @@ pub(super) fn answer(
         RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE => {
             Some(send_message::answer(shared, session, header, body))
         }
+        RequestCode::END_TRANSACTION => end_transaction(shared, session, header),
         RequestCode::HEART_BEAT => Some(heartbeat(shared, session, header, body)),
         RequestCode::UNREGISTER_CLIENT => Some(unregister(shared, session, header)),
         _ => queries::answer(shared, session.origin.broker, header).or_else(|| {
             let answers = shared.version.broker_answers_unknown_codes();
             answers.then(|| unsupported(header.code))
         }),
+    }
+}
+
+fn end_transaction(shared: &Shared, session: &Session, header: &Header<'_>) -> Option<Reply> {
+    match ReceivedEndTransaction::decode(header) {
+        Ok(request) => shared.transactions.end(shared, session.origin.broker, &request),
+        Err(error) => Some(Reply::refusal(
+            ResponseCode::SYSTEM_ERROR,
+            error.to_string(),
+            ReplyFields::None,
+        )),
     }
 }
 

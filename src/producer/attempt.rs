@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// `MessageSysFlag.TRANSACTION_PREPARED_TYPE`.
+const SYS_FLAG_PREPARED: i32 = 4;
+
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
@@ -37,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) born_timestamp_ms: i64,
     /// What goes out in place of the body, if that is smaller.
     compressed: Option<Arc<Compressed>>,
+    /// Stored out of sight until its transaction ends.
+    is_half: bool,
 }
 
 /// A body as it goes out, and what tells readers so.
@@ -55,9 +60,20 @@ pub(super) type Verdict = Result<Stored, Error>;
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
     pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, false)
+    }
+
+    /// The same for a message of a transaction.
+    pub(super) fn half(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, true)
+    }
+
+    fn checked(shared: &Shared, message: &Message, is_half: bool) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         let message_id = shared.ids.next(unix_ms);
-        let added = property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
+        let added = added_properties(&shared.config.producer_group, &message_id);
+        let added: usize = if_half(is_half, &added).iter().map(length).sum();
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -87,6 +103,7 @@ impl Prepared {
             message_id,
             born_timestamp_ms,
             compressed: compressed(shared, message),
+            is_half,
         })
     }
 
@@ -98,11 +115,17 @@ impl Prepared {
         }
     }
 
-    /// What the system flag says of the body.
+    /// What the system flag says of the body, and of a transaction.
     fn sys_flag(&self) -> i32 {
-        self.compressed
+        let body = self
+            .compressed
             .as_ref()
-            .map_or(0, |compressed| compressed.sys_flag)
+            .map_or(0, |compressed| compressed.sys_flag);
+        if self.is_half {
+            body | SYS_FLAG_PREPARED
+        } else {
+            body
+        }
     }
 
     /// What the message takes while it is held, in both forms.
@@ -136,7 +159,7 @@ pub(super) fn send(
     waiting: &Waiting<'_>,
     (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
     connection.request(frame, waiting, manner, now)
 }
@@ -149,7 +172,7 @@ pub(super) fn send_oneway(
     connection: &Arc<Connection>,
     deadline: &Deadline,
 ) -> Result<(), Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
     connection.oneway(frame, deadline.at(), deadline.began())
 }
@@ -161,6 +184,22 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
         ticket,
         alarm,
     }
+}
+
+type Added<'a> = [(&'a str, &'a str); 3];
+
+/// What a message gets beside its own properties: its id, and what makes it a half message.
+fn added_properties<'a>(producer_group: &'a str, message_id: &'a MessageId) -> Added<'a> {
+    [
+        (property::UNIQ_KEY, message_id.as_str()),
+        (property::TRAN_MSG, "true"),
+        (property::PGROUP, producer_group),
+    ]
+}
+
+/// All of it for a half message, else the id alone.
+fn if_half<'a>(is_half: bool, added: &'a Added<'a>) -> &'a [(&'a str, &'a str)] {
+    if is_half { added } else { added.split_at(1).0 }
 }
 
 /// The frame of one attempt.
@@ -175,7 +214,7 @@ impl<'a> SendFrame<'a> {
         shared: &'a Shared,
         prepared: &'a Prepared,
         to: &Destination,
-        added: &'a [(&'a str, &'a str)],
+        added: &'a Added<'a>,
         common: &'a OnceLock<Template>,
     ) -> Result<Self, Error> {
         let invalid = |what: &str| Error::InvalidMessage {
@@ -193,7 +232,7 @@ impl<'a> SendFrame<'a> {
             flag: prepared.message.flag(),
             properties: PropertyList {
                 own: prepared.message.property_pairs(),
-                added,
+                added: if_half(prepared.is_half, added),
             },
             reconsume_times: 0,
             unit_mode: false,

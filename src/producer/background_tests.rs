@@ -26,7 +26,7 @@ fn shared() -> Arc<Shared> {
     let mut config = ProducerConfig::new("group".to_owned());
     // Nobody listens there, and nobody is asked.
     config.name_servers = Some("127.0.0.1:1".to_owned());
-    Shared::start(config).unwrap()
+    Shared::start(config, None).unwrap()
 }
 
 fn stop(shared: &Arc<Shared>) {

@@ -43,6 +43,17 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
     let prepared = Prepared::new(shared, message)?;
+    send_prepared(shared, message, prepared, options, deadline)
+}
+
+/// The same, by someone who is inside the gate already.
+pub(super) fn send_prepared(
+    shared: &Arc<Shared>,
+    message: &Message,
+    prepared: Prepared,
+    options: &Options,
+    deadline: Deadline,
+) -> Result<SendResult, Error> {
     let rules = options.rules(&shared.config, &shared.blocking_rules);
     let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
     let desk = Desk::sit_down();

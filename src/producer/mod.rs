@@ -13,6 +13,7 @@ mod diagnose;
 mod diagnosis;
 mod gate;
 pub(crate) mod ids;
+mod inbound;
 mod lanes;
 mod oneway;
 mod options;
@@ -26,6 +27,7 @@ mod shutdown;
 mod stats;
 mod tally;
 mod target;
+mod transaction;
 mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -42,6 +44,9 @@ pub use stats::{
     TopicStats,
 };
 pub use target::Target;
+pub use transaction::{
+    LocalTransaction, TransactionEnd, TransactionListener, TransactionProducer, TransactionSendResult,
+};
 
 use crate::{
     config::DROP_TIMEOUT,

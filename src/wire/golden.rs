@@ -15,6 +15,7 @@ mod bodies;
 mod frames;
 mod probes;
 mod queries;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

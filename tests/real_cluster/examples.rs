@@ -90,7 +90,7 @@ pub(crate) fn run_one(cluster: &RealCluster, example: &str) -> String {
 }
 
 /// The built examples. After `cargo test --all-features` this has nothing left to build.
-fn programs() -> &'static BTreeMap<String, PathBuf> {
+pub(crate) fn programs() -> &'static BTreeMap<String, PathBuf> {
     static PROGRAMS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

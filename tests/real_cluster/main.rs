@@ -24,6 +24,7 @@ mod refusals;
 mod sends;
 #[path = "../support/mod.rs"]
 mod support;
+mod transactions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -79,6 +80,10 @@ on_every_version! {
     sends::messages_are_found_by_their_ids,
     sends::oneway_sends_are_read_back_after_shutdown,
     sends::sync_sends_are_read_back_equal,
+    transactions::a_broker_that_is_killed_before_the_end_asks_when_it_is_back,
+    transactions::a_question_that_crosses_the_commit_makes_no_second_message,
+    transactions::an_heir_answers_for_a_process_that_is_gone,
+    transactions::only_what_is_committed_is_read_back,
 }
 
 // What 4.x does not have.

@@ -1,6 +1,8 @@
 //! One file for each request, named as the protocol names it: the header fields, the body, and the reply.
 
+pub(crate) mod check_transaction;
 pub(crate) mod create_topic;
+pub(crate) mod end_transaction;
 pub(crate) mod heartbeat;
 pub(crate) mod query_message;
 pub(crate) mod queue_query;
