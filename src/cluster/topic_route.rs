@@ -155,8 +155,11 @@ impl TopicRoute {
 
     /// Whether the other names the same queues on the same addresses.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let (ours, others) = (self.queues.iter(), other.queues.iter());
         self.brokers == other.brokers
             && self.listed == other.listed
+            // A logical queue may move from one broker to another.
+            && ours.map(|known| &known.broker).eq(others.map(|known| &known.broker))
             && self.from_template == other.from_template
     }
 
