@@ -320,6 +320,15 @@ mod tests {
             route.queue_of("a").is_some(),
             "the detector finds it by its real name"
         );
+        // Queue 2 on either: the queues have the same names, and the brokers are the same.
+        let with_queue_2 = |on: usize| {
+            let mut data = data.clone();
+            data.queue_mappings[on].current.insert(2, 1);
+            from_data(&data).unwrap()
+        };
+        let (on_b, on_a) = (with_queue_2(0), with_queue_2(1));
+        assert_eq!((names(&on_b), &on_b.brokers), (names(&on_a), &on_a.brokers));
+        assert!(on_a.is_same(&with_queue_2(1)) && !on_a.is_same(&on_b));
     }
 
     #[test]
