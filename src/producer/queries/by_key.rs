@@ -35,8 +35,8 @@ const MOST_COPIES: u32 = 32;
 pub struct FoundMessages {
     /// The messages, in the order in which they were stored.
     pub messages: Vec<StoredMessage>,
-    /// When the last message was stored that the indexes have; the earliest of the brokers that found something. `None`:
-    /// none found anything.
+    /// When the last message was stored that the indexes have; the earliest of the brokers that found something.
+    /// `None`: none found anything.
     pub indexed_until: Option<SystemTime>,
     /// The brokers that could not be asked, each with what happened: what they hold is missing.
     pub failed: Vec<BrokerFailure>,
@@ -53,8 +53,8 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// All copies of the message with a sender's id, however old. Unlike 4.7.0, which goes back to the time in the id, and
-    /// 5.x, which goes back three days.
+    /// All copies of the message with a sender's id, however old. Unlike 4.7.0, which goes back to the time in the id,
+    /// and 5.x, which goes back three days.
     pub(super) fn unique_key(topic: &Arc<str>, key: &str) -> Self {
         Self {
             topic: Arc::clone(topic),
