@@ -12,6 +12,7 @@ mod view;
 use std::{fmt, ops::RangeBounds, sync::Arc, time::Duration, time::SystemTime};
 
 pub use by_key::FoundMessages;
+pub(super) use by_key::is_indexed;
 pub use create_topic::{CreatedTopic, NewTopic};
 pub use offsets::Boundary;
 pub use view::AnyMessageId;
