@@ -30,9 +30,10 @@ mod wire;
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
-pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
+pub use message::{Batch, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{
-    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
-    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
-    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
+    Aimed, BatchFailure, BatchResult, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep,
+    FailureCounts, Full, LastError, Latency, NameServerStats, Outcomes, Producer, ProducerBuilder,
+    RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
+    Unflushed,
 };

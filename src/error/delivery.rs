@@ -120,6 +120,9 @@ const REFUSED_BEFORE_THE_LOG: &[&str] = &[
     "The specified topic contains illegal characters",
     "The specified topic is longer than topic max length",
     "The topic[TBW102] is conflict with system reserved words",
+    // 4.7.0 MessageExtBatchEncoder, 5.x MessageExtEncoder: a batch is measured before it is appended.
+    "message size exceeded",
+    "message body size exceeded",
     // 4.x acl: checked before the request reaches its processor.
     ACL_EXCEPTION,
 ];

@@ -1,6 +1,7 @@
 //! What a user builds and gets back by name: messages, queues and ids. A message is checked when it is built, never
 //! changed afterwards, and knows nothing of bytes on the wire.
 
+pub(crate) mod batch;
 mod builder;
 pub(crate) mod id;
 pub(crate) mod names;
@@ -9,6 +10,7 @@ mod queue;
 
 use std::{fmt, sync::Arc};
 
+pub use batch::Batch;
 pub use builder::MessageBuilder;
 pub use id::{MessageId, OffsetMessageId};
 pub use queue::MessageQueue;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Phase, Written},
-    message::Message,
+    message::{Batch, Message},
     net::{
         deadline::Deadline,
         sync::Mutex,
@@ -34,11 +34,26 @@ pub(super) struct Closing {
     on_done: OnDone,
     permit: Option<Permit>,
     _inside: Option<Inside>,
+    /// The messages of a batch, each of which has this outcome.
+    batch: Option<Batch>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
 /// called here. Blocks for a permit, and for the route if a selector has to choose.
 pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on_done: OnDone) {
+    let prepare = |message: &Message| Prepared::new(shared, message);
+    send_prepared(shared, message, None, options, on_done, prepare);
+}
+
+/// Begins a send of what `prepare` makes of a message, or of a batch and its first message.
+pub(super) fn send_prepared(
+    shared: &Arc<Shared>,
+    message: Message,
+    batch: Option<Batch>,
+    options: &Options,
+    on_done: OnDone,
+    prepare: impl FnOnce(&Message) -> Result<Prepared, Error>,
+) {
     let deadline = options.deadline(&shared.config);
     if let Err(error) = shared.workers.ensure_one() {
         let source = Arc::new(error);
@@ -52,11 +67,11 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
     }
     let inside = match shared.gate.enter() {
         Ok(inside) => inside,
-        Err(error) => return refuse(shared, message, error, on_done, None),
+        Err(error) => return refuse(shared, message, error, Closing::new(on_done, batch), None),
     };
     let admitted = options
         .check()
-        .and_then(|()| Prepared::new(shared, &message))
+        .and_then(|()| prepare(&message))
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
@@ -64,10 +79,10 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
         });
     match admitted {
         Ok((prepared, permit)) => {
-            let closing = Closing::new(on_done, Some(permit), Some(inside));
+            let closing = Closing::new(on_done, batch).holding(Some(permit), Some(inside));
             begin(shared, prepared, options, deadline, closing);
         }
-        Err(error) => refuse(shared, message, error, on_done, Some(inside)),
+        Err(error) => refuse(shared, message, error, Closing::new(on_done, batch), Some(inside)),
     }
 }
 
@@ -99,7 +114,7 @@ where
     }
     match shared.gate.enter() {
         Ok(inside) => {
-            let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
+            let closing = Closing::new(Box::new(on_done), None).holding(Some(permit), Some(inside));
             begin(
                 shared,
                 prepared,
@@ -108,7 +123,13 @@ where
                 closing,
             );
         }
-        Err(error) => refuse(shared, message, error, Box::new(on_done), None),
+        Err(error) => refuse(
+            shared,
+            message,
+            error,
+            Closing::new(Box::new(on_done), None),
+            None,
+        ),
     }
     Ok(())
 }
@@ -125,11 +146,11 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 /// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
 /// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
 /// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
-fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
+fn refuse(shared: &Arc<Shared>, message: Message, error: Error, closing: Closing, inside: Option<Inside>) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
     let has_room = room.is_some() || is_worker();
-    let closing = Closing::new(on_done, room, inside);
+    let closing = closing.holding(room, inside);
     let what = Mutex::new(Some((closing, message, error)));
     let refused = Arc::new(Refused {
         shared: Arc::clone(shared),
@@ -194,11 +215,21 @@ impl Task for Refused {
 }
 
 impl Closing {
-    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+    pub(super) fn new(on_done: OnDone, batch: Option<Batch>) -> Self {
         Self {
             on_done,
+            permit: None,
+            _inside: None,
+            batch,
+        }
+    }
+
+    /// What is given back when the closure is run.
+    pub(super) fn holding(self, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+        Self {
             permit,
             _inside: inside,
+            ..self
         }
     }
 
@@ -207,10 +238,22 @@ impl Closing {
             on_done,
             permit,
             _inside,
+            batch,
         } = self;
         let failure = outcome.as_ref().err();
-        shared.tally.ended(failure.map(|failure| &failure.error));
-        shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
+        let error = failure.map(|failure| &failure.error);
+        match &batch {
+            None => {
+                shared.tally.ended(error);
+                shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
+            }
+            Some(batch) => {
+                shared.tally.ended_together(error, batch.len());
+                for message in batch.messages() {
+                    shutdown::note(shared, error.map(|error| (message, error)));
+                }
+            }
+        }
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),

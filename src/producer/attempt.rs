@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    batch::BatchBody,
     plan::Destination,
     result::{SendResult, SendStatus},
     shared::Shared,
@@ -26,9 +27,12 @@ use crate::{
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
+    /// Of a batch, the first.
     pub(super) message: Message,
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
+    /// All messages of a batch, as they go out.
+    pub(super) batch: Option<Arc<BatchBody>>,
 }
 
 /// What a broker answered to an attempt: stored, and how, or not.
@@ -68,11 +72,23 @@ impl Prepared {
             message: message.clone(),
             message_id,
             born_timestamp_ms,
+            batch: None,
         })
+    }
+
+    /// The bytes behind the header of the request.
+    fn body(&self) -> &[u8] {
+        match &self.batch {
+            None => self.message.body(),
+            Some(batch) => &batch.bytes,
+        }
     }
 
     /// What the message takes while it is held.
     pub(super) fn size(&self) -> usize {
+        if let Some(batch) = &self.batch {
+            return batch.bytes.len() + RECORD_OVERHEAD;
+        }
         self.message.body().len() + self.message.properties_length() + RECORD_OVERHEAD
     }
 }
@@ -90,7 +106,7 @@ pub(super) fn send(
         let request = Request {
             code,
             write_fields,
-            body: prepared.message.body(),
+            body: prepared.body(),
         };
         connection.request(request, waiting, manner)
     })
@@ -109,7 +125,7 @@ pub(super) fn send_oneway(
             Request {
                 code,
                 write_fields,
-                body: prepared.message.body(),
+                body: prepared.body(),
             },
             until,
         )
@@ -131,7 +147,16 @@ fn with_request<R>(
     to: &Destination,
     send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let unique_key = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let (code, flag, properties) = match &prepared.batch {
+        None => {
+            let own = prepared.message.property_pairs();
+            let added = &unique_key[..];
+            let flag = prepared.message.flag();
+            (RequestCode::SEND_MESSAGE_V2, flag, PropertyList { own, added })
+        }
+        Some(batch) => (RequestCode::SEND_BATCH_MESSAGE, 0, batch.properties()),
+    };
     let invalid = |what: &str| Error::InvalidMessage {
         reason: format!("{what} does not fit a 32-bit number"),
     };
@@ -144,19 +169,16 @@ fn with_request<R>(
         queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
         sys_flag: 0,
         born_timestamp_ms: prepared.born_timestamp_ms,
-        flag: prepared.message.flag(),
-        properties: PropertyList {
-            own: prepared.message.property_pairs(),
-            added: &added,
-        },
+        flag,
+        properties,
         reconsume_times: 0,
         unit_mode: false,
         max_reconsume_times: None,
-        batch: false,
+        batch: prepared.batch.is_some(),
         // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
         broker_name: None,
     };
-    send(RequestCode::SEND_MESSAGE_V2, &|writer| header.write_v2(writer))
+    send(code, &|writer| header.write_v2(writer))
 }
 
 /// Reads the answer to an attempt.
@@ -210,6 +232,7 @@ pub(super) fn result(
         status,
         message_id: prepared.message_id,
         offset_message_id: reply.offset_message_id,
+        all_offset_ids: reply.all_ids,
         queue,
         queue_offset: reply.queue_offset,
         transaction_id: reply.transaction_id,

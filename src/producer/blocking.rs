@@ -104,12 +104,24 @@ struct Open {
 
 /// Sends a message and blocks until it is over.
 pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<SendResult, Error> {
+    send_prepared(shared, options, std::slice::from_ref(message), || {
+        Prepared::new(shared, message)
+    })
+}
+
+/// Sends what `prepare` makes of these messages.
+pub(super) fn send_prepared(
+    shared: &Arc<Shared>,
+    options: &Options,
+    messages: &[Message],
+    prepare: impl FnOnce() -> Result<Prepared, Error>,
+) -> Result<SendResult, Error> {
     options.check()?;
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = Prepared::new(shared, message)?;
+    let prepared = prepare()?;
     let rules = options.rules(&shared.config, shared.config.retries);
-    let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
+    let plan = SendPlan::new(rules, Arc::clone(prepared.message.shared_topic()), deadline);
     let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);
     let mut sending = Sending {
         shared,
@@ -122,7 +134,9 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     };
     let outcome = sending.run(options, &deadline);
     sending.put_desk_back();
-    shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    for message in messages {
+        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    }
     outcome
 }
 

@@ -9,9 +9,9 @@ use std::{
 };
 
 use crate::{
-    message::MessageId,
+    message::{MessageId, id::USUAL_ID_LENGTH},
     net::sync::{AtomicU64, Ordering},
-    wire::id::{id_milliseconds, unique_key},
+    wire::id::{MAX_ID_DIGITS, id_milliseconds, unique_key},
 };
 
 /// Makes message ids (4.7.0 `MessageClientIDSetter`). Unlike 4.7.0 tag and counter belong to the producer, not to the
@@ -31,6 +31,14 @@ impl IdMaker {
             ip,
             tag,
             counter: AtomicU64::new(random & 0xFFFF),
+        }
+    }
+
+    /// How many digits its ids have.
+    pub(super) fn id_length(&self) -> usize {
+        match self.ip {
+            IpAddr::V4(_) => USUAL_ID_LENGTH,
+            IpAddr::V6(_) => MAX_ID_DIGITS,
         }
     }
 

@@ -4,6 +4,7 @@ mod admission;
 mod aimed;
 mod attempt;
 mod background;
+mod batch;
 mod blocking;
 mod builder;
 mod choose;
@@ -27,6 +28,7 @@ mod warm_up;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use aimed::Aimed;
+pub use batch::{BatchFailure, BatchResult, Outcomes};
 pub use builder::ProducerBuilder;
 pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
 pub use result::{Full, SendFailure, SendResult, SendStatus};

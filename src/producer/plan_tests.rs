@@ -115,6 +115,7 @@ fn result(queue: &PublishQueue, status: SendStatus) -> SendResult {
         status,
         message_id: MessageId::from_text("0A000001000118B4AAC2000000000000").unwrap(),
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
+        all_offset_ids: None,
         queue: Arc::clone(&queue.queue),
         queue_offset: 0,
         transaction_id: None,

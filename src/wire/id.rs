@@ -11,7 +11,7 @@ use crate::message::id::{MessageId, OffsetMessageId};
 use super::WireError;
 
 /// The longest id: 16 bytes of IPv6 address and 12 more, two digits each.
-const MAX_ID_DIGITS: usize = 56;
+pub(crate) const MAX_ID_DIGITS: usize = 56;
 
 /// Bytes of an id around its address (process id, tag, time, counter; or port and offset).
 const BYTES_BESIDE_ADDRESS: usize = 12;

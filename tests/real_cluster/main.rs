@@ -13,6 +13,7 @@
 )]
 
 mod aims;
+mod batches;
 mod clusters;
 mod control;
 mod examples;
@@ -54,6 +55,9 @@ on_every_version! {
     aims::a_given_queue_is_used,
     aims::a_key_picks_the_queue_that_java_picks,
     aims::a_selector_picks_the_queue,
+    batches::every_message_of_a_batch_is_read_back,
+    batches::a_batch_is_taken_up_to_the_limit_and_refused_beyond_it,
+    batches::a_long_list_is_sent_in_parts,
     clusters::a_killed_broker_does_not_stop_sends,
     clusters::a_new_topic_gets_four_queues_on_each_broker_used,
     clusters::producers_register_and_sign_off,
