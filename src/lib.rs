@@ -28,7 +28,7 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::{FaultTable, HeaderSerialization, Redelivery};
+pub use config::{AutoBatch, FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
 pub use message::{Batch, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
 pub use producer::{

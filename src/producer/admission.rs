@@ -5,6 +5,7 @@ use std::{sync::Arc, thread, time::Instant};
 
 use super::{
     attempt::Prepared,
+    auto_batch::{self, Admission},
     background::AsyncSend,
     choose,
     gate::Inside,
@@ -36,6 +37,8 @@ pub(super) struct Closing {
     _inside: Option<Inside>,
     /// The messages of a batch, each of which has this outcome.
     batch: Option<Batch>,
+    /// Not the user's: counts nothing, and runs where the send ends.
+    is_internal: bool,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
@@ -75,12 +78,16 @@ pub(super) fn send_prepared(
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
-            Ok((prepared, permit))
+            let retries = shared.config.async_retries;
+            match auto_batch::admit(shared, &prepared, options, retries, &deadline, deadline.at()) {
+                Admission::NoRoom => Err(no_permit(&message, &deadline)),
+                admission => Ok((prepared, permit, admission)),
+            }
         });
     match admitted {
-        Ok((prepared, permit)) => {
+        Ok((prepared, permit, admission)) => {
             let closing = Closing::new(on_done, batch).holding(Some(permit), Some(inside));
-            begin(shared, prepared, options, deadline, closing);
+            begin(shared, prepared, admission, options, deadline, closing);
         }
         Err(error) => refuse(shared, message, error, Closing::new(on_done, batch), Some(inside)),
     }
@@ -107,21 +114,21 @@ where
     let Some(permit) = shared.permits.acquire(prepared.size(), Instant::now()) else {
         return Err(Full::new(message, on_done));
     };
+    let deadline = options.deadline(&shared.config);
+    let retries = shared.config.async_retries;
+    let admission = auto_batch::admit(shared, &prepared, options, retries, &deadline, Instant::now());
+    if matches!(admission, Admission::NoRoom) {
+        return Err(Full::new(message, on_done));
+    }
     if shared.workers.ensure_one().is_err() {
-        drop(permit);
+        drop((permit, admission));
         send(shared, message, options, Box::new(on_done));
         return Ok(());
     }
     match shared.gate.enter() {
         Ok(inside) => {
             let closing = Closing::new(Box::new(on_done), None).holding(Some(permit), Some(inside));
-            begin(
-                shared,
-                prepared,
-                options,
-                options.deadline(&shared.config),
-                closing,
-            );
+            begin(shared, prepared, admission, options, deadline, closing);
         }
         Err(error) => refuse(
             shared,
@@ -134,7 +141,7 @@ where
     Ok(())
 }
 
-fn no_permit(message: &Message, deadline: &Deadline) -> Error {
+pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
     Error::Timeout {
         phase: Phase::Permit,
         target: format!("topic {}", message.topic()).into(),
@@ -163,7 +170,17 @@ fn refuse(shared: &Arc<Shared>, message: Message, error: Error, closing: Closing
     }
 }
 
-fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
+fn begin(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    admission: Admission,
+    options: &Options,
+    deadline: Deadline,
+    closing: Closing,
+) {
+    if let Admission::Gather(ticket) = admission {
+        return auto_batch::send_async(shared, ticket, prepared, deadline, closing);
+    }
     let rules = options.rules(&shared.config, shared.config.async_retries);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);
@@ -221,7 +238,21 @@ impl Closing {
             permit: None,
             _inside: None,
             batch,
+            is_internal: false,
         }
+    }
+
+    /// For a batch of messages that were gathered, each of which has a closing of its own.
+    pub(super) fn of_gathered(on_done: Box<dyn FnOnce(Result<SendResult, Error>) + Send>) -> Self {
+        let on_done = |outcome: Result<SendResult, SendFailure>| on_done(outcome.map_err(|it| it.error));
+        Self {
+            is_internal: true,
+            ..Self::new(Box::new(on_done), None)
+        }
+    }
+
+    pub(super) fn is_internal(&self) -> bool {
+        self.is_internal
     }
 
     /// What is given back when the closure is run.
@@ -239,7 +270,11 @@ impl Closing {
             permit,
             _inside,
             batch,
+            is_internal,
         } = self;
+        if is_internal {
+            return on_done(outcome);
+        }
         let failure = outcome.as_ref().err();
         let error = failure.map(|failure| &failure.error);
         match &batch {

@@ -499,6 +499,15 @@ impl AsyncSend {
     }
 
     fn run_closure(self: &Arc<Self>) {
+        let is_internal = self
+            .state
+            .lock()
+            .closing
+            .as_ref()
+            .is_some_and(Closing::is_internal);
+        if is_internal {
+            return Task::run(Arc::clone(self));
+        }
         let task: Arc<dyn Task> = Arc::<Self>::clone(self);
         self.shared.workers.submit(task);
     }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     attempt::{self, Prepared, Verdict},
-    choose,
+    auto_batch, choose,
     options::Options,
     plan::{Destination, SendPlan, Step},
     result::{SendResult, SendStatus},
@@ -120,6 +120,22 @@ pub(super) fn send_prepared(
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
     let prepared = prepare()?;
+    let outcome = match auto_batch::send(shared, &prepared, options, deadline) {
+        Some(outcome) => outcome,
+        None => send_alone(shared, prepared, options, deadline),
+    };
+    for message in messages {
+        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    }
+    outcome
+}
+
+fn send_alone(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    options: &Options,
+    deadline: Deadline,
+) -> Result<SendResult, Error> {
     let rules = options.rules(&shared.config, shared.config.retries);
     let plan = SendPlan::new(rules, Arc::clone(prepared.message.shared_topic()), deadline);
     let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);
@@ -134,9 +150,6 @@ pub(super) fn send_prepared(
     };
     let outcome = sending.run(options, &deadline);
     sending.put_desk_back();
-    for message in messages {
-        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
-    }
     outcome
 }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod aimed;
 mod attempt;
+mod auto_batch;
 mod background;
 mod batch;
 mod blocking;
@@ -11,6 +12,7 @@ mod choose;
 mod diagnose;
 mod diagnosis;
 mod gate;
+mod gather;
 mod ids;
 mod lanes;
 mod oneway;

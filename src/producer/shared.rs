@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
+    auto_batch::AutoBatcher,
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
     pub(super) health: Option<Arc<BrokerHealth>>,
+    /// `None` unless messages are gathered into batches.
+    pub(super) auto_batch: Option<Arc<AutoBatcher>>,
     pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
@@ -112,8 +115,10 @@ impl Shared {
             client_id,
             config.producer_group
         );
+        let ids = IdMaker::new(ip);
         Ok(Arc::new(Self {
-            ids: IdMaker::new(ip),
+            auto_batch: AutoBatcher::new(&config, ids.id_length()),
+            ids,
             client_id,
             default_region: DEFAULT_REGION.into(),
             started: Instant::now(),

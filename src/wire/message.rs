@@ -23,7 +23,7 @@ const BORN_HOST_IPV6: i32 = 1 << 4;
 const STORE_HOST_IPV6: i32 = 1 << 5;
 
 /// Bytes of a batch element beside body and properties.
-const BATCH_ELEMENT_OVERHEAD: usize = 22;
+pub(crate) const BATCH_ELEMENT_OVERHEAD: usize = 22;
 
 /// Longest property text: its length travels as a signed 16-bit number.
 pub(crate) const MAX_PROPERTIES_LENGTH: usize = 32_767;
