@@ -637,7 +637,7 @@ fn senders_wait_while_too_much_is_held() {
             .timeout(milliseconds(15))
             .send_async(message(), move |outcome| {
                 drop(outcome);
-                let ((), took) = timed(|| sender.send_async(message(), |outcome| drop(outcome)));
+                let ((), took) = timed(|| sender.send_async(message(), drop));
                 finished.send(took < GRACE).unwrap();
             });
         assert!(outcomes.recv().unwrap());

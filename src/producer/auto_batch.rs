@@ -1,15 +1,12 @@
 //! Gathers messages into batches and tells each sender what became of its own. What is gathered, and when it goes, is decided
-//! in `gather`; a batch goes as an asynchronous send like any other.
+//! in `gather`; how a batch goes, and how its end is told, in `departure`.
 //!
 //! 1. Nothing is sent, looked up or told under the lock of a group.
 //! 2. Whoever makes a batch full sends it; else the timer does, or whoever sees the end of the batch before it.
-//! 3. The end of a batch is told where it is seen: blocked threads are woken, closures go to the workers.
-//! 4. A batch that ends while another is being sent off leaves what follows to the timer, so that threads which fail at once
-//!    do not stack up.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,29 +14,25 @@ use std::{
 use super::{
     admission::{Closing, no_permit},
     attempt::Prepared,
-    background::AsyncSend,
-    batch::{BatchBody, Places},
     choose,
-    gather::{Ending, Gathered, Group, How, Limits, Load, Member, Told, TurnedAway, element_bytes},
+    departure::{depart, send_alone},
+    gather::{Ending, Group, Limits, Load, Member, Told, TurnedAway, element_bytes},
+    ids::id_length,
     options::Options,
-    plan::{Rules, SendPlan},
-    result::{SendFailure, SendResult},
+    plan::Rules,
+    result::SendResult,
+    room::Room,
     shared::Shared,
     target::Aim,
 };
 use crate::{
-    code::ResponseCode,
     config::{ProducerConfig, Redelivery},
-    error::{Error, Phase, Written, is_size_refusal},
+    error::{Error, Phase, Written},
     message::{
         Message, MessageQueue,
         batch::{added_bytes, waits, why_alone},
     },
-    net::{
-        deadline::Deadline,
-        sync::{AtomicUsize, Condvar, Mutex, Ordering},
-        workers::{Task, is_worker},
-    },
+    net::{deadline::Deadline, sync::Mutex, workers::is_worker},
 };
 
 /// The outcome of a batch may come a moment after its deadline.
@@ -47,17 +40,17 @@ const LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// What must be equal for messages to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Kind {
-    topic: Arc<str>,
-    to: To,
-    wait_store_ok: bool,
+pub(super) struct Kind {
+    pub(super) topic: Arc<str>,
+    pub(super) to: To,
+    pub(super) wait_store_ok: bool,
     timeout: Duration,
     attempts: u32,
     redelivery: Redelivery,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum To {
+pub(super) enum To {
     Any,
     Queue(MessageQueue),
     /// The hash of a key, as long as the route is not known.
@@ -65,17 +58,17 @@ enum To {
 }
 
 /// Messages of one kind that are gathered.
-struct Line {
-    kind: Kind,
-    rules: Rules,
-    group: Group<Closing>,
+pub(super) struct Line {
+    pub(super) kind: Kind,
+    pub(super) rules: Rules,
+    pub(super) group: Group<Closing>,
 }
 
 /// All that is gathered of one producer.
 pub(super) struct AutoBatcher {
     limits: Limits,
     lines: Mutex<HashMap<Kind, Arc<Line>>>,
-    room: Room,
+    pub(super) room: Room,
 }
 
 /// Where a message is to be gathered, with the room that it takes.
@@ -94,14 +87,14 @@ pub(super) enum Admission {
 }
 
 impl AutoBatcher {
-    pub(super) fn new(config: &ProducerConfig, id_length: usize) -> Option<Arc<Self>> {
+    pub(super) fn new(config: &ProducerConfig, ip: IpAddr) -> Option<Arc<Self>> {
         let auto_batch = config.auto_batch.as_ref()?;
         let batcher = Self {
             limits: Limits {
                 hold: auto_batch.hold,
                 max_bytes: auto_batch.max_bytes,
                 max_record_bytes: config.max_message_size,
-                added_record_bytes: added_bytes(id_length),
+                added_record_bytes: added_bytes(id_length(ip)),
             },
             lines: Mutex::default(),
             room: Room::new(auto_batch.max_total_bytes),
@@ -137,7 +130,7 @@ impl AutoBatcher {
     /// Bytes that are gathered or on their way.
     #[cfg(test)]
     fn held_bytes(&self) -> usize {
-        self.room.held.load(Ordering::SeqCst)
+        self.room.held.load(crate::net::sync::Ordering::SeqCst)
     }
 }
 
@@ -209,7 +202,7 @@ impl To {
         }
     }
 
-    fn aim(&self) -> Option<Aim> {
+    pub(super) fn aim(&self) -> Option<Aim> {
         match self {
             Self::Any => None,
             Self::Queue(queue) => Some(Aim::Queue(queue.clone())),
@@ -294,7 +287,7 @@ pub(super) fn send(
     }))
 }
 
-fn outcome(
+pub(super) fn outcome(
     ending: &Ending,
     index: usize,
     prepared: &Prepared,
@@ -307,7 +300,7 @@ fn outcome(
     }
 }
 
-fn gathered_too_long(prepared: &Prepared, deadline: &Deadline) -> Error {
+pub(super) fn gathered_too_long(prepared: &Prepared, deadline: &Deadline) -> Error {
     Error::Timeout {
         phase: Phase::Gather,
         target: format!("topic {}", prepared.message.topic()).into(),
@@ -357,275 +350,6 @@ pub(super) fn flush(shared: &Arc<Shared>) {
     for line in lines {
         if let Some(gathered) = line.group.take() {
             depart(shared, &line, gathered);
-        }
-    }
-}
-
-thread_local! {
-    static IS_SENDING_OFF: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Sends a batch off. Never blocks.
-fn depart(shared: &Arc<Shared>, line: &Arc<Line>, gathered: Gathered<Closing>) {
-    if IS_SENDING_OFF.with(Cell::get) {
-        let (of, line) = (Arc::clone(shared), Arc::clone(line));
-        let later = move || send_off(&of, &line, gathered);
-        shared.timer.at(Instant::now(), later);
-    } else {
-        send_off(shared, line, gathered);
-    }
-}
-
-fn send_off(shared: &Arc<Shared>, line: &Arc<Line>, mut gathered: Gathered<Closing>) {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            IS_SENDING_OFF.with(|sending| sending.set(self.0));
-        }
-    }
-    let _restore = Restore(IS_SENDING_OFF.with(|sending| sending.replace(true)));
-    let now = Instant::now();
-    for member in gathered.take_out_late(now) {
-        close_late(shared, member);
-    }
-    let left = gathered.left();
-    let Gathered {
-        load,
-        body,
-        members,
-        deadline,
-        held_bytes,
-        ..
-    } = gathered;
-    let count = members.len() - left.len();
-    let departed = Departed {
-        shared: Arc::clone(shared),
-        line: Arc::clone(line),
-        load,
-        held_bytes,
-        left,
-        count,
-    };
-    let Some(first) = members.iter().flatten().next() else {
-        return departed.end(How::Failed(Error::ShutDown), members);
-    };
-    let batch = BatchBody {
-        bytes: body,
-        wait_store_ok: line.kind.wait_store_ok,
-    };
-    let prepared = Prepared {
-        // A message that is alone goes as one.
-        batch: (count > 1).then(|| Arc::new(batch)),
-        ..first.prepared.clone()
-    };
-    let plan = SendPlan::new(line.rules.clone(), Arc::clone(&line.kind.topic), deadline);
-    let on_done = move |outcome: Result<SendResult, Error>| {
-        let how = match outcome.and_then(|first| Places::new(first, departed.count)) {
-            Ok(places) => How::Stored(Box::new(places)),
-            Err(error) if departed.count > 1 && is_about_a_message(&error) => How::Scattered,
-            Err(error) => How::Failed(error),
-        };
-        departed.end(how, members);
-    };
-    let closing = Closing::of_gathered(Box::new(on_done));
-    AsyncSend::new(shared, prepared, line.kind.to.aim(), false, plan, closing).start();
-}
-
-/// Whether a broker refused a batch for what is in it or for being one, so that its messages may still be taken one by one.
-fn is_about_a_message(error: &Error) -> bool {
-    let last = match error {
-        Error::Failed(failed) => failed.last_error(),
-        other => Some(other),
-    };
-    let is_about = matches!(last, Some(Error::Refused { code, remark, .. })
-        if matches!(*code, ResponseCode::MESSAGE_ILLEGAL | ResponseCode::REQUEST_CODE_NOT_SUPPORTED)
-            || is_size_refusal(*code, remark));
-    is_about && error.delivery().is_not_stored()
-}
-
-/// A batch on its way.
-struct Departed {
-    shared: Arc<Shared>,
-    line: Arc<Line>,
-    load: Arc<Load>,
-    held_bytes: usize,
-    left: Vec<usize>,
-    count: usize,
-}
-
-impl Departed {
-    /// Tells all who are in the batch, and lets the next one go.
-    fn end(self, how: How, members: Vec<Option<Member<Closing>>>) {
-        let Self {
-            shared,
-            line,
-            load,
-            held_bytes,
-            left,
-            ..
-        } = self;
-        let ending = Arc::new(Ending { how, left });
-        load.end(Arc::clone(&ending));
-        if let Some(batcher) = &shared.auto_batch {
-            batcher.room.release(held_bytes);
-        }
-        let closures = members.iter().flatten().filter(|member| member.closing.is_some());
-        match (closures.count(), &ending.how) {
-            (0, _) => {}
-            (_, How::Scattered) => {
-                for member in members.into_iter().flatten() {
-                    if member.closing.is_some() {
-                        send_alone(&shared, member, &line);
-                    }
-                }
-            }
-            (closures, _) => Delivery::submit(&shared, ending, members, closures),
-        }
-        if let Some(next) = line.group.ended() {
-            depart(&shared, &line, next);
-        }
-    }
-}
-
-/// Sends a message by itself after all.
-fn send_alone(shared: &Arc<Shared>, member: Member<Closing>, line: &Line) {
-    let Member {
-        prepared,
-        deadline,
-        closing,
-        ..
-    } = member;
-    let Some(closing) = closing else { return };
-    let plan = SendPlan::new(line.rules.clone(), Arc::clone(&line.kind.topic), deadline);
-    AsyncSend::new(shared, prepared, line.kind.to.aim(), false, plan, closing).start();
-}
-
-/// Tells the closure of a message whose time was over before its batch went. A blocked thread finds it out itself.
-fn close_late(shared: &Arc<Shared>, member: Member<Closing>) {
-    if member.closing.is_some() {
-        let how = How::Failed(gathered_too_long(&member.prepared, &member.deadline));
-        let left = Vec::new();
-        Delivery::submit(shared, Arc::new(Ending { how, left }), vec![Some(member)], 1);
-    }
-}
-
-/// The closures of a batch. As many workers as are free run them, each taking the next one, so that a closure that blocks
-/// holds up no other.
-struct Delivery {
-    shared: Arc<Shared>,
-    ending: Arc<Ending>,
-    members: Mutex<std::iter::Enumerate<std::vec::IntoIter<Option<Member<Closing>>>>>,
-}
-
-impl Delivery {
-    fn submit(
-        shared: &Arc<Shared>,
-        ending: Arc<Ending>,
-        members: Vec<Option<Member<Closing>>>,
-        closures: usize,
-    ) {
-        let delivery = Arc::new(Self {
-            shared: Arc::clone(shared),
-            ending,
-            members: Mutex::new(members.into_iter().enumerate()),
-        });
-        for _ in 0..closures.min(shared.config.callback_threads) {
-            let task: Arc<dyn Task> = Arc::<Self>::clone(&delivery);
-            shared.workers.submit(task);
-        }
-    }
-
-    fn next(&self) -> Option<(usize, Member<Closing>)> {
-        let mut members = self.members.lock();
-        members.find_map(|(index, member)| Some((index, member.filter(|member| member.closing.is_some())?)))
-    }
-}
-
-impl Task for Delivery {
-    fn run(self: Arc<Self>) {
-        /// If a closure panics, the others are still run.
-        struct Rest(Option<Arc<Delivery>>);
-        impl Drop for Rest {
-            fn drop(&mut self) {
-                if let Some(delivery) = self.0.take() {
-                    let shared = Arc::clone(&delivery.shared);
-                    shared.workers.submit(delivery);
-                }
-            }
-        }
-        let mut rest = Rest(Some(Arc::clone(&self)));
-        while let Some((index, member)) = self.next() {
-            let Some(outcome) = outcome(&self.ending, index, &member.prepared, &member.deadline) else {
-                continue;
-            };
-            let message = member.prepared.message;
-            if let Some(closing) = member.closing {
-                closing.run(
-                    &self.shared,
-                    outcome.map_err(|error| SendFailure::new(message, error)),
-                );
-            }
-        }
-        rest.0 = None;
-    }
-}
-
-/// Room for what is gathered or on its way, in bytes.
-struct Room {
-    limit: usize,
-    held: AtomicUsize,
-    waiting: AtomicUsize,
-    lock: Mutex<()>,
-    freed: Condvar,
-}
-
-impl Room {
-    fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            held: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            lock: Mutex::default(),
-            freed: Condvar::new(),
-        }
-    }
-
-    fn try_acquire(&self, bytes: usize) -> bool {
-        let fits = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.limit);
-        self.held
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
-            .is_ok()
-    }
-
-    /// Waits until then, but not on a worker: only other closures could make room.
-    fn acquire(&self, bytes: usize, until: Instant) -> bool {
-        if self.try_acquire(bytes) {
-            return true;
-        }
-        if is_worker() {
-            return false;
-        }
-        let mut guard = self.lock.lock();
-        // Announced before it is looked, so that whoever gives room back after the look wakes us.
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut got = self.try_acquire(bytes);
-        while !got {
-            let is_late = self.freed.wait_until(&mut guard, until).timed_out();
-            got = self.try_acquire(bytes);
-            if is_late {
-                break;
-            }
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        got
-    }
-
-    fn release(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            // The lock makes sure that whoever found no room is waiting by now.
-            drop(self.lock.lock());
-            self.freed.notify_all();
         }
     }
 }

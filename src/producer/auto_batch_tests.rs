@@ -5,8 +5,8 @@ use std::thread;
 use super::*;
 use crate::{
     config::AutoBatch,
-    net::sync::channel,
-    producer::{admission, blocking, shutdown},
+    net::sync::{Ordering, channel},
+    producer::{admission, blocking, result::SendFailure, shutdown},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

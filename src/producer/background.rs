@@ -6,6 +6,8 @@
 //! 3. Whoever finds the plan at its end finishes the send, once: gives up what is open and hands it to a worker, which
 //!    runs the user's closure.
 
+mod ending;
+
 use std::{sync::Arc, time::Instant};
 
 use super::{
@@ -14,7 +16,7 @@ use super::{
     choose,
     lanes::{self, Turn},
     plan::{Destination, SendPlan, Step},
-    result::{SendFailure, SendResult, SendStatus},
+    result::{SendResult, SendStatus},
     shared::Shared,
     target::Aim,
 };
@@ -28,7 +30,6 @@ use crate::{
         sync::Mutex,
         timer::TimerKey,
         waiter::{Outcome, Waiter},
-        workers::Task,
     },
 };
 
@@ -497,20 +498,6 @@ impl AsyncSend {
         drop(entrance);
         self.run_closure();
     }
-
-    fn run_closure(self: &Arc<Self>) {
-        let is_internal = self
-            .state
-            .lock()
-            .closing
-            .as_ref()
-            .is_some_and(Closing::is_internal);
-        if is_internal {
-            return Task::run(Arc::clone(self));
-        }
-        let task: Arc<dyn Task> = Arc::<Self>::clone(self);
-        self.shared.workers.submit(task);
-    }
 }
 
 impl State {
@@ -554,17 +541,6 @@ impl Waiter for AsyncSend {
 
     fn judge(&self) -> Option<Judge> {
         Some(attempt::judge)
-    }
-}
-
-impl Task for AsyncSend {
-    fn run(self: Arc<Self>) {
-        let mut state = self.state.lock();
-        let taken = state.closing.take().zip(state.outcome.take());
-        drop(state);
-        let Some((closing, outcome)) = taken else { return };
-        let outcome = outcome.map_err(|error| SendFailure::new(self.prepared.message.clone(), error));
-        closing.run(&self.shared, outcome);
     }
 }
 

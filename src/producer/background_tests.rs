@@ -8,7 +8,7 @@ use crate::{
     error::Delivery,
     message::{Message, MessageId, OffsetMessageId},
     net::{deadline::Deadline, sync::channel},
-    producer::plan::Rules,
+    producer::{plan::Rules, result::SendFailure},
     wire::request::route::{BrokerData, QueueData, RouteData},
 };
 

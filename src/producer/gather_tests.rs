@@ -44,10 +44,8 @@ fn member(number: usize, now: Instant, is_blocked: bool) -> Member<&'static str>
 
 #[track_caller]
 fn add(group: &Group<&'static str>, now: Instant, coming: Member<&'static str>) -> Added<&'static str> {
-    match group.add(&limits(), now, coming, false) {
-        Ok(added) => added,
-        Err(_) => panic!("turned away"),
-    }
+    let added = group.add(&limits(), now, coming, false).ok();
+    added.expect("it is not turned away")
 }
 
 /// The first bytes of the bodies in a batch, and of its members.

@@ -36,10 +36,7 @@ impl IdMaker {
 
     /// How many digits its ids have.
     pub(super) fn id_length(&self) -> usize {
-        match self.ip {
-            IpAddr::V4(_) => USUAL_ID_LENGTH,
-            IpAddr::V6(_) => MAX_ID_DIGITS,
-        }
+        id_length(self.ip)
     }
 
     pub(super) fn next(&self, unix_ms: u64) -> MessageId {
@@ -52,6 +49,14 @@ impl IdMaker {
             id_milliseconds(unix_ms),
             counter,
         )
+    }
+}
+
+/// How many digits the ids of that address have.
+pub(super) fn id_length(ip: IpAddr) -> usize {
+    match ip {
+        IpAddr::V4(_) => USUAL_ID_LENGTH,
+        IpAddr::V6(_) => MAX_ID_DIGITS,
     }
 }
 

@@ -115,10 +115,9 @@ impl Shared {
             client_id,
             config.producer_group
         );
-        let ids = IdMaker::new(ip);
         Ok(Arc::new(Self {
-            auto_batch: AutoBatcher::new(&config, ids.id_length()),
-            ids,
+            auto_batch: AutoBatcher::new(&config, ip),
+            ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
             started: Instant::now(),

@@ -1,13 +1,20 @@
 //! Batches: every message of one is a message of its own, with its own ids and place, and real brokers agree on how much a
 //! batch may hold.
 
-use std::{collections::BTreeSet, sync::mpsc};
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
-use rocketmq_producer::{Batch, Delivery, Message, SendResult, Target};
+use rocketmq_producer::{AutoBatch, Batch, Delivery, HeaderSerialization, Message, SendResult, Target};
 
 use crate::{
-    Shared, builder, find, find_all, producer, shut_down,
-    support::{ReadMessage, read_all},
+    PATIENCE, Shared, builder, find, find_all, producer, shut_down,
+    support::{ReadMessage, read_all, wait_until},
 };
 
 fn numbered(topic: &str, way: &str, count: usize) -> Vec<Message> {
@@ -187,5 +194,135 @@ pub(crate) fn a_long_list_is_sent_in_parts(version: &str) {
             found.get(result.message_id.as_str()),
             Some(&place(queue_id, broker, result.queue_offset))
         );
+    }
+}
+
+/// Many blocked threads and many closures at once; no message is lost, doubled or told a place that is another's.
+pub(crate) fn gathered_messages_are_read_back_and_each_sender_has_its_own_result(version: &str) {
+    const THREADS: usize = 16;
+    const EACH: usize = 60;
+    let cluster = Shared::Open.of(version);
+    for (serialization, topic) in [
+        (HeaderSerialization::Json, "gathered_json"),
+        (HeaderSerialization::Binary, "gathered_binary"),
+    ] {
+        let producer = builder(&cluster, "gathered")
+            .header_serialization(serialization)
+            .auto_batch(AutoBatch::default().hold(Duration::from_millis(20)))
+            .start()
+            .unwrap();
+        // A topic that is just being created has queues at one broker only.
+        producer
+            .send(&Message::new(topic, "creates the topic").unwrap())
+            .unwrap();
+        let by_key = producer.to(Target::key("order-1"));
+        let (done, outcomes) = mpsc::channel();
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (done, producer, by_key) = (done.clone(), &producer, &by_key);
+                scope.spawn(move || {
+                    for message in numbered(topic, &format!("thread-{thread}"), EACH) {
+                        let told = done.clone();
+                        let sent = message.clone();
+                        match thread % 4 {
+                            0 => done.send((message.clone(), producer.send(&message))).unwrap(),
+                            1 => done.send((message.clone(), by_key.send(&message))).unwrap(),
+                            2 => by_key.send_async(message, move |outcome| {
+                                told.send((sent, outcome.map_err(|failure| failure.error)))
+                                    .unwrap();
+                            }),
+                            _ => producer.send_async(message, move |outcome| {
+                                told.send((sent, outcome.map_err(|failure| failure.error)))
+                                    .unwrap();
+                            }),
+                        }
+                    }
+                });
+            }
+        });
+        drop(done);
+        let all: Vec<_> = outcomes
+            .iter()
+            .map(|(sent, outcome)| (sent, outcome.unwrap()))
+            .collect();
+        assert_eq!(all.len(), THREADS * EACH);
+        let attempts: u64 = producer
+            .stats()
+            .brokers
+            .iter()
+            .map(|broker| broker.attempts)
+            .sum();
+        println!("{attempts} requests for {} messages", all.len() + 1);
+        assert!(
+            attempts < u64::try_from(all.len()).unwrap(),
+            "{attempts} requests"
+        );
+        shut_down(&producer);
+        let read = read_all(&cluster, &[topic], all.len() + 1);
+        assert_eq!(read.len(), all.len() + 1);
+        for (sent, result) in &all {
+            assert_equal(find(&read, result), sent);
+        }
+    }
+}
+
+/// Creates a topic with an attribute that Apache's 4.7.0 client, which reads for these tests, cannot set.
+fn create_with_batch_queues(broker: &str, topic: &str) {
+    let header = serde_json::json!({
+        "code": 17, "language": "OTHER", "version": 513, "opaque": 1, "flag": 0,
+        "extFields": {
+            "topic": topic, "defaultTopic": "TBW102", "readQueueNums": "1", "writeQueueNums": "1", "perm": "6",
+            "topicFilterType": "SINGLE_TAG", "topicSysFlag": "0", "order": "false", "attributes": "+queue.type=BatchCQ",
+        },
+    });
+    let header = header.to_string();
+    let length = u32::try_from(header.len()).unwrap();
+    let mut broker = TcpStream::connect(broker).unwrap();
+    broker.set_read_timeout(Some(PATIENCE)).unwrap();
+    let frame = [
+        &(length + 4).to_be_bytes()[..],
+        &length.to_be_bytes(),
+        header.as_bytes(),
+    ]
+    .concat();
+    broker.write_all(&frame).unwrap();
+    let mut prefix = [0; 8];
+    broker.read_exact(&mut prefix).unwrap();
+    let [.., a, b, c] = prefix;
+    let mut answer = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    broker.read_exact(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.contains("\"code\":0"), "{answer}");
+}
+
+/// 5.x keeps a batch as one record where the topic says so and the batch has a unique key of its own, which ours have not.
+pub(crate) fn a_topic_that_keeps_batches_as_one_record_keeps_ours_apart(version: &str) {
+    if version.starts_with('4') {
+        // There is no such topic.
+        return;
+    }
+    let cluster = Shared::Open.of(version);
+    let topic = "batch_queues";
+    let producer = producer(&cluster, "batch_queues");
+    producer
+        .send(&Message::new("batch_queues_first", "finds a broker").unwrap())
+        .unwrap();
+    for broker in producer.stats().brokers {
+        create_with_batch_queues(&broker.address, topic);
+    }
+    wait_until("the topic has a route", || producer.publish_queues(topic).is_ok());
+    let sent = numbered(topic, "kept apart", 20);
+    let queue = producer.publish_queues(topic).unwrap().remove(0);
+    let stored = producer
+        .to(queue)
+        .send_batch(&Batch::new(sent.clone()).unwrap())
+        .unwrap();
+    assert_in_a_row(&stored.results);
+    shut_down(&producer);
+    for (result, sent) in stored.results.iter().zip(&sent) {
+        let found = cluster.java(&format!("offset {topic} {}", result.offset_message_id));
+        let found = ReadMessage::parse(&found[0]);
+        assert_equal(&found, sent);
+        assert_eq!(found.message_id, result.message_id.as_str());
     }
 }
