@@ -118,6 +118,67 @@ fn each_message_of_a_batch_has_its_own_ids_and_its_own_place() {
     });
 }
 
+/// The header is that of Java's batches but for what says nothing: `WAIT` when it is true, and a unique key, which a 5.x
+/// broker would take as a wish to keep the batch as one record.
+#[test]
+fn a_batch_goes_out_with_the_header_of_a_batch() {
+    let (cluster, producer) = cluster(ServerVersion::V4_7_0, 1);
+    cluster.record_requests();
+    producer.send_batch(&batch("orders", 2)).unwrap();
+    let hasty = |i: usize| {
+        Message::builder("orders")
+            .body(vec![7; i])
+            .wait_store_ok(false)
+            .build()
+            .unwrap()
+    };
+    producer
+        .send_batch(&Batch::new([hasty(1), hasty(2)]).unwrap())
+        .unwrap();
+    let requests: Vec<_> = cluster
+        .request_log()
+        .into_iter()
+        .filter(|request| request.code == BATCH)
+        .collect();
+    assert_eq!(requests.len(), 2);
+    for (request, properties) in requests.iter().zip(["", "WAIT\u{1}false\u{2}"]) {
+        for (name, value) in [
+            ("b", "orders"),
+            ("f", "0"),
+            ("h", "0"),
+            ("i", properties),
+            ("j", "0"),
+            ("m", "true"),
+        ] {
+            assert_eq!(request.field(name), Some(value), "{name}");
+        }
+        assert_eq!(request.field("l"), None);
+    }
+    // Two elements: total, magic 0, checksum 0, flag, length and body, length and properties.
+    let id = |index: usize| cluster.messages("orders")[2 + index].message_id.unwrap();
+    let element = |body: &[u8], id: String| {
+        let properties = format!("WAIT\u{1}false\u{2}UNIQ_KEY\u{1}{id}\u{2}");
+        let total = u32::try_from(22 + body.len() + properties.len()).unwrap();
+        let length = u32::try_from(body.len()).unwrap();
+        let properties_length = u16::try_from(properties.len()).unwrap();
+        [
+            &total.to_be_bytes()[..],
+            &[0; 12],
+            &length.to_be_bytes(),
+            body,
+            &properties_length.to_be_bytes(),
+            properties.as_bytes(),
+        ]
+        .concat()
+    };
+    let expected = [
+        element(&[7], id(0).to_string()),
+        element(&[7; 2], id(1).to_string()),
+    ]
+    .concat();
+    assert_eq!(requests[1].body, expected);
+}
+
 /// The same batch may be sent again: its messages get new ids each time.
 #[test]
 fn a_batch_that_is_sent_twice_has_other_ids_the_second_time() {

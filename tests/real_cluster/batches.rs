@@ -311,7 +311,7 @@ pub(crate) fn a_topic_that_keeps_batches_as_one_record_keeps_ours_apart(version:
         create_with_batch_queues(&broker.address, topic);
     }
     wait_until("the topic has a route", || producer.publish_queues(topic).is_ok());
-    let sent = numbered(topic, "kept apart", 20);
+    let sent = numbered(topic, "kept-apart", 20);
     let queue = producer.publish_queues(topic).unwrap().remove(0);
     let stored = producer
         .to(queue)
