@@ -9,7 +9,7 @@ use crate::{
         connection::{Alarm, Connection, Request, Waiting},
         deadline::Deadline,
         sync::Mutex,
-        waiter::{Outcome, Waiter},
+        waiter::{Outcome, Waiter, WakeUps},
     },
     wire::header::FieldWriter,
 };
@@ -25,7 +25,7 @@ pub(super) struct Answer {
 struct OnAnswer<F>(Mutex<Option<F>>);
 
 impl<F: FnOnce(Result<Answer, Error>) + Send> Waiter for OnAnswer<F> {
-    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>) {
+    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>, _: &mut WakeUps) {
         let answer = match outcome {
             Outcome::Reply { header, body, .. } => Ok(Answer {
                 code: ResponseCode::new(header.code),
@@ -51,7 +51,8 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     timeout: Duration,
     then: impl FnOnce(Result<Answer, Error>) + Send + 'static,
 ) {
-    let until = Deadline::after(timeout).at();
+    let deadline = Deadline::after(timeout);
+    let until = deadline.at();
     let on_answer = Arc::new(OnAnswer(Mutex::new(Some(then))));
     let waiter: Arc<dyn Waiter> = Arc::<OnAnswer<_>>::clone(&on_answer);
     let waiting = Waiting {
@@ -59,7 +60,7 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
         ticket: 0,
         alarm: Some(Alarm { share: until, until }),
     };
-    if let Err(error) = connection.request(request, &waiting, connection.immediately()) {
+    if let Err(error) = connection.request(request, &waiting, connection.immediately(), deadline.began()) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {
             then(Err(error));

@@ -50,7 +50,7 @@ impl Detector {
         }
     }
 
-    fn check(&self, asked: PublishQueue) {
+    fn check(&self, asked: Arc<PublishQueue>) {
         let check = Arc::new(Check {
             health: Arc::clone(&self.health),
             broker_name: Arc::clone(&asked.broker.name),

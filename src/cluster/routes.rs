@@ -24,7 +24,7 @@ use crate::{
     net::{
         connections::Connections,
         deadline::Deadline,
-        sync::{AtomicBool, AtomicUsize, Mutex, Ordering, channel},
+        sync::{AtomicUsize, Mutex, Ordering, channel},
         timer::Timer,
     },
     wire::request::route::RouteData,
@@ -65,7 +65,6 @@ struct Topic {
     /// A failed send has asked, and the timer will do it.
     is_doubted: bool,
     unknown_refreshes: u32,
-    used: AtomicBool,
     idle_refreshes: u32,
     cursor: Arc<AtomicUsize>,
 }
@@ -73,6 +72,8 @@ struct Topic {
 #[derive(Default)]
 struct Table {
     topics: HashMap<Arc<str>, Topic>,
+    /// The route that was asked for last, which is often the next one too. Whoever changes a route empties it.
+    latest: Option<Arc<TopicRoute>>,
     closed: bool,
 }
 
@@ -135,12 +136,20 @@ impl Routes {
 
     /// The route of a topic, if it is known.
     pub(crate) fn known(&self, topic: &str) -> Option<Arc<TopicRoute>> {
-        let table = self.table.lock();
-        let topic = table.topics.get(topic)?;
-        if !topic.used.load(Ordering::Relaxed) {
-            topic.used.store(true, Ordering::Relaxed);
+        let mut table = self.table.lock();
+        let route = match &table.latest {
+            Some(route) if *route.topic == *topic => Arc::clone(route),
+            _ => {
+                let route = table.topics.get(topic)?.route.clone()?;
+                table.latest = Some(Arc::clone(&route));
+                route
+            }
+        };
+        drop(table);
+        if !route.used.load(Ordering::Relaxed) {
+            route.used.store(true, Ordering::Relaxed);
         }
-        topic.route.clone()
+        Some(route)
     }
 
     /// Calls `then` with the route: now, or when it has been looked up.
@@ -234,6 +243,7 @@ impl Routes {
     /// Looks all topics up again, and forgets those that nobody sends to, and what is known of brokers that are gone.
     pub(crate) fn refresh_all(self: &Arc<Self>) {
         let mut table = self.table.lock();
+        table.latest = None;
         table.topics.retain(|_, topic| topic.is_wanted());
         let mut to_ask = Vec::new();
         for (name, topic) in &mut table.topics {
@@ -272,7 +282,7 @@ impl Routes {
     }
 
     /// Some queue of a broker, whatever the topic.
-    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<PublishQueue> {
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<Arc<PublishQueue>> {
         let table = self.table.lock();
         let queue = table.routes().find_map(|route| route.queue_of(broker_name));
         queue.cloned()
@@ -305,6 +315,7 @@ impl Routes {
     pub(crate) fn close(&self) {
         let mut table = self.table.lock();
         table.closed = true;
+        table.latest = None;
         let topics = std::mem::take(&mut table.topics);
         drop(table);
         let waiting = topics.into_values().flat_map(|topic| topic.waiting);
@@ -378,6 +389,7 @@ impl Routes {
 
     fn settle(self: &Arc<Self>, topic: &Arc<str>, outcome: Outcome) {
         let mut table = self.table.lock();
+        table.latest = None;
         let Some(entry) = table.topics.get_mut(topic) else {
             return;
         };
@@ -412,14 +424,14 @@ impl Topic {
             doubtful_from: Instant::now(),
             is_doubted: false,
             unknown_refreshes: 0,
-            used: AtomicBool::new(true),
             idle_refreshes: 0,
             cursor: Arc::new(AtomicUsize::new(random_start())),
         }
     }
 
     fn is_wanted(&mut self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed) || self.look_up != LookUp::None;
+        let is_used = |route: &Arc<TopicRoute>| route.used.swap(false, Ordering::Relaxed);
+        let used = self.route.as_ref().is_some_and(is_used) || self.look_up != LookUp::None;
         self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
         self.idle_refreshes < IDLE_REFRESHES
     }
@@ -453,13 +465,17 @@ impl Topic {
             {
                 (Ok(old), Change::None)
             }
+            (Outcome::Route(new), Some(old)) if old.is_same(&new) => {
+                // With all that is remembered in it.
+                self.unknown_refreshes = 0;
+                (Ok(old), Change::None)
+            }
             (Outcome::Route(new), old) => {
-                let is_same = old.is_some_and(|old| old.is_same(&new));
-                let change = if is_same {
-                    Change::None
-                } else {
-                    Change::New(new.queues.len(), new.brokers.len())
-                };
+                let change = Change::New(new.queues.len(), new.brokers.len());
+                if let Some(old) = old {
+                    new.used
+                        .store(old.used.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
                 let new = Arc::new(new);
                 self.unknown_refreshes = 0;
                 self.route = Some(Arc::clone(&new));

@@ -1,12 +1,21 @@
 //! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use super::broker_health::BrokerHealth;
 use crate::{
     message::MessageQueue,
-    net::sync::AtomicUsize,
-    wire::request::route::{BrokerData, QueueData, RouteData},
+    net::{
+        connections::Link,
+        sync::{AtomicBool, AtomicUsize},
+    },
+    wire::{
+        request::route::{BrokerData, QueueData, RouteData},
+        template::Template,
+    },
 };
 
 /// The id of the master in a group of brokers.
@@ -16,29 +25,47 @@ pub(super) const MASTER_ID: i64 = 0;
 pub(super) const PERM_WRITE: u32 = 2;
 
 /// A broker that takes messages: the master of its group.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct RouteBroker {
     pub(crate) name: Arc<str>,
     pub(crate) address: Arc<str>,
+    /// The way to its connection.
+    pub(crate) link: Link,
+}
+
+impl PartialEq for RouteBroker {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.address == other.address
+    }
 }
 
 /// A queue that takes messages, with the broker that holds it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct PublishQueue {
     pub(crate) queue: Arc<MessageQueue>,
     pub(crate) broker: Arc<RouteBroker>,
+    pub(crate) templates: Arc<Templates>,
+}
+
+/// What the requests of all messages of one topic have in common, encoded when the first is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    pub(crate) send: OnceLock<Template>,
+    pub(crate) oneway: OnceLock<Template>,
 }
 
 /// Where messages of a topic can go. A snapshot: refreshing puts another in its place.
 #[derive(Debug)]
 pub(crate) struct TopicRoute {
     pub(crate) topic: Arc<str>,
-    pub(crate) queues: Vec<PublishQueue>,
+    pub(crate) queues: Vec<Arc<PublishQueue>>,
     /// The same queues as users see them, in the same order.
     pub(crate) listed: Vec<MessageQueue>,
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
+    /// A message has been sent since the last refresh.
+    pub(crate) used: AtomicBool,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
     /// How its brokers have been doing lately, if that is watched. It outlives the snapshot.
@@ -60,9 +87,11 @@ impl TopicRoute {
             listed: Vec::new(),
             brokers: Vec::new(),
             from_template: false,
+            used: AtomicBool::new(true),
             cursor,
             health: None,
         };
+        let templates = Arc::<Templates>::default();
         for (broker_name, queue_count) in queue_counts {
             let Some(broker) = masters.get(broker_name) else {
                 continue;
@@ -73,10 +102,11 @@ impl TopicRoute {
             for queue_id in 0..queue_count {
                 let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
                 route.listed.push(queue.clone());
-                route.queues.push(PublishQueue {
+                route.queues.push(Arc::new(PublishQueue {
                     queue: Arc::new(queue),
                     broker: Arc::clone(broker),
-                });
+                    templates: Arc::clone(&templates),
+                }));
             }
         }
         if route.queues.is_empty() {
@@ -122,14 +152,14 @@ impl TopicRoute {
     }
 
     /// Some queue of a broker, if it takes messages.
-    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&PublishQueue> {
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&Arc<PublishQueue>> {
         self.queues
             .iter()
             .find(|known| &*known.broker.name == broker_name)
     }
 
     /// The queue of a name, if messages can be sent to it.
-    pub(crate) fn find(&self, queue: &MessageQueue) -> Option<&PublishQueue> {
+    pub(crate) fn find(&self, queue: &MessageQueue) -> Option<&Arc<PublishQueue>> {
         self.queues.iter().find(|known| *known.queue == *queue)
     }
 }
@@ -140,6 +170,7 @@ fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
         Some(Arc::new(RouteBroker {
             name: data.broker_name.as_str().into(),
             address: address.as_str().into(),
+            link: Link::default(),
         }))
     };
     broker_datas

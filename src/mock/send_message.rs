@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::property;
 use crate::wire::header::Header;
-use crate::wire::id::{id_milliseconds, offset_message_id, unique_key};
+use crate::wire::id::{UniqueKeyPrefix, id_milliseconds, offset_message_id};
 use crate::wire::message::{BatchElements, MAX_PROPERTIES_LENGTH};
 use crate::wire::properties;
 use crate::wire::request::send_message::ReceivedSend;
@@ -381,7 +381,8 @@ fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String
     let counter = u16::from_be_bytes([counter_high, counter_low]);
     let address = broker.address();
     let tag = u32::from(address.port());
-    unique_key(address.ip(), pid, tag, id_milliseconds(now), counter)
+    UniqueKeyPrefix::new(address.ip(), pid, tag)
+        .key(id_milliseconds(now), counter)
         .as_str()
         .to_owned()
 }

@@ -15,13 +15,18 @@ use std::{
 };
 
 use super::{
-    sync::{AtomicI32, AtomicU64, AtomicUsize, Mutex, Ordering},
+    sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering},
     waiter::Waiter,
 };
 
 /// What one-way requests carry. No waiter ever has it, so that an answer to one (early refusals of 4.7.0 do answer)
 /// finds nobody.
 pub(super) const ONEWAY_OPAQUE: i32 = 0;
+
+/// Opaques go from here to the largest number, and round again: all have as many digits, so that one is written over another
+/// in a frame that is copied.
+pub(super) const FIRST_OPAQUE: i32 = 1_000_000_000;
+const OPAQUES: u32 = i32::MAX.abs_diff(FIRST_OPAQUE) + 1;
 
 /// A registered request.
 pub(super) struct Entry {
@@ -125,7 +130,7 @@ pub(super) struct InFlight {
     epoch: Instant,
     slots: Box<[Mutex<Slot>]>,
     mask: usize,
-    next: AtomicI32,
+    next: AtomicU32,
     waiting: AtomicUsize,
     earliest: AtomicU64,
 }
@@ -138,7 +143,7 @@ impl InFlight {
             epoch,
             slots: (0..size).map(|_| Mutex::new(Slot::Free)).collect(),
             mask: size - 1,
-            next: AtomicI32::new(1),
+            next: AtomicU32::new(0),
             waiting: AtomicUsize::new(0),
             earliest: AtomicU64::new(u64::MAX),
         }
@@ -158,14 +163,18 @@ impl InFlight {
         now: Instant,
     ) -> Result<i32, Refusal> {
         let moment = |at| Moment::new(self.epoch, at);
-        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |a| {
-            (moment(a.share), moment(a.until))
+        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |alarm| {
+            let until = moment(alarm.until);
+            let share = if alarm.share == alarm.until {
+                until
+            } else {
+                moment(alarm.share)
+            };
+            (share, until)
         });
         for _ in 0..self.slots.len() {
-            let opaque = self.next.fetch_add(1, Ordering::Relaxed);
-            if opaque == ONEWAY_OPAQUE {
-                continue;
-            }
+            let number = self.next.fetch_add(1, Ordering::Relaxed) % OPAQUES;
+            let opaque = FIRST_OPAQUE.saturating_add_unsigned(number);
             let Some(slot) = self.slot(opaque) else { break };
             let mut slot = slot.lock();
             match &*slot {

@@ -1,5 +1,6 @@
 //! Sockets and threads. Knows frames, opaques and deadlines; never a topic, a queue or a message.
 
+mod company;
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;

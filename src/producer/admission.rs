@@ -8,7 +8,7 @@ use super::{
     auto_batch::{self, Admission},
     background::AsyncSend,
     choose,
-    gate::Inside,
+    gate::{Gate, Inside},
     options::Options,
     permits::Permit,
     plan::SendPlan,
@@ -23,7 +23,7 @@ use crate::{
     net::{
         deadline::Deadline,
         sync::Mutex,
-        workers::{Task, is_worker},
+        workers::{Task, Workers, is_worker},
     },
 };
 
@@ -34,7 +34,7 @@ pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>
 pub(super) struct Closing {
     on_done: OnDone,
     permit: Option<Permit>,
-    _inside: Option<Inside>,
+    _inside: Option<Inside<Arc<Gate>>>,
     /// The messages of a batch, each of which has this outcome.
     batch: Option<Batch>,
     /// Not the user's: counts nothing, and runs where the send ends.
@@ -68,7 +68,7 @@ pub(super) fn send_prepared(
             },
         )));
     }
-    let inside = match shared.gate.enter() {
+    let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
         Err(error) => return refuse(shared, message, error, Closing::new(on_done, batch), None),
     };
@@ -78,8 +78,14 @@ pub(super) fn send_prepared(
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
-            let retries = shared.config.async_retries;
-            match auto_batch::admit(shared, &prepared, options, retries, &deadline, deadline.at()) {
+            match auto_batch::admit(
+                shared,
+                &prepared,
+                options,
+                &shared.async_rules,
+                &deadline,
+                deadline.at(),
+            ) {
                 Admission::NoRoom => Err(no_permit(&message, &deadline)),
                 admission => Ok((prepared, permit, admission)),
             }
@@ -115,8 +121,8 @@ where
         return Err(Full::new(message, on_done));
     };
     let deadline = options.deadline(&shared.config);
-    let retries = shared.config.async_retries;
-    let admission = auto_batch::admit(shared, &prepared, options, retries, &deadline, Instant::now());
+    let rules = &shared.async_rules;
+    let admission = auto_batch::admit(shared, &prepared, options, rules, &deadline, Instant::now());
     if matches!(admission, Admission::NoRoom) {
         return Err(Full::new(message, on_done));
     }
@@ -125,7 +131,7 @@ where
         send(shared, message, options, Box::new(on_done));
         return Ok(());
     }
-    match shared.gate.enter() {
+    match shared.gate.enter_detached() {
         Ok(inside) => {
             let closing = Closing::new(Box::new(on_done), None).holding(Some(permit), Some(inside));
             begin(shared, prepared, admission, options, deadline, closing);
@@ -153,7 +159,13 @@ pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 /// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
 /// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
 /// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
-fn refuse(shared: &Arc<Shared>, message: Message, error: Error, closing: Closing, inside: Option<Inside>) {
+fn refuse(
+    shared: &Arc<Shared>,
+    message: Message,
+    error: Error,
+    closing: Closing,
+    inside: Option<Inside<Arc<Gate>>>,
+) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
     let has_room = room.is_some() || is_worker();
@@ -181,7 +193,7 @@ fn begin(
     if let Admission::Gather(ticket) = admission {
         return auto_batch::send_async(shared, ticket, prepared, deadline, closing);
     }
-    let rules = options.rules(&shared.config, shared.config.async_retries);
+    let rules = options.rules(&shared.config, &shared.async_rules);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);
     // A selector is the user's code, so it runs here and not on a thread of the library.
@@ -229,6 +241,10 @@ impl Task for Refused {
             closing.run(&self.shared, Err(SendFailure::new(message, error)));
         }
     }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
+    }
 }
 
 impl Closing {
@@ -256,7 +272,7 @@ impl Closing {
     }
 
     /// What is given back when the closure is run.
-    pub(super) fn holding(self, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+    pub(super) fn holding(self, permit: Option<Permit>, inside: Option<Inside<Arc<Gate>>>) -> Self {
         Self {
             permit,
             _inside: inside,

@@ -1,10 +1,13 @@
 //! One attempt: from a message and a queue to a request, and from a reply to a result.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use super::{
     batch::BatchBody,
-    plan::Destination,
+    plan::{Destination, Finished},
     result::{SendResult, SendStatus},
     shared::Shared,
 };
@@ -13,14 +16,17 @@ use crate::{
     error::{Error, Written, is_busy_refusal},
     message::{Message, MessageId, MessageQueue, property},
     net::{
-        connection::{Alarm, Connection, Manner, Request, Waiting},
+        connection::{Alarm, Connection, Frame, Manner, Waiting},
+        deadline::Deadline,
         meter::Answered,
         waiter::Waiter,
     },
     wire::{
-        header::{FieldWriter, Header},
+        WireError,
+        header::{Envelope, Header, encode_frame},
         message::RECORD_OVERHEAD,
         request::send_message::{PropertyList, SendMessage, SendReply},
+        template::Template,
     },
 };
 
@@ -35,8 +41,11 @@ pub(super) struct Prepared {
     pub(super) batch: Option<Arc<BatchBody>>,
 }
 
-/// What a broker answered to an attempt: stored, and how, or not.
-pub(super) type Verdict = Result<(SendStatus, SendReply), Error>;
+/// What a broker answered to an attempt: stored, how and where.
+pub(super) type Stored = (SendStatus, SendReply);
+
+/// What became of an attempt.
+pub(super) type Verdict = Result<Stored, Error>;
 
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
@@ -93,23 +102,18 @@ impl Prepared {
     }
 }
 
-/// Sends the message to a broker and registers who waits for the verdict.
+/// Sends the message to a broker and registers who waits for the verdict. `now` is a moment ago.
 pub(super) fn send(
     shared: &Shared,
     prepared: &Prepared,
     to: &Destination,
     connection: &Arc<Connection>,
     waiting: &Waiting<'_>,
-    manner: Manner,
+    (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
-    with_request(shared, prepared, to, |code, write_fields| {
-        let request = Request {
-            code,
-            write_fields,
-            body: prepared.body(),
-        };
-        connection.request(request, waiting, manner)
-    })
+    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
+    connection.request(frame, waiting, manner, now)
 }
 
 /// Hands a one-way message over.
@@ -118,18 +122,11 @@ pub(super) fn send_oneway(
     prepared: &Prepared,
     to: &Destination,
     connection: &Arc<Connection>,
-    until: std::time::Instant,
+    deadline: &Deadline,
 ) -> Result<(), Error> {
-    with_request(shared, prepared, to, |code, write_fields| {
-        connection.oneway(
-            Request {
-                code,
-                write_fields,
-                body: prepared.body(),
-            },
-            until,
-        )
-    })
+    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
+    connection.oneway(frame, deadline.at(), deadline.began())
 }
 
 /// Who waits for an attempt's verdict, and whether the timer keeps the time.
@@ -141,44 +138,77 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
     }
 }
 
-fn with_request<R>(
-    shared: &Shared,
-    prepared: &Prepared,
-    to: &Destination,
-    send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
-) -> Result<R, Error> {
-    let unique_key = [(property::UNIQ_KEY, prepared.message_id.as_str())];
-    let (code, flag, properties) = match &prepared.batch {
-        None => {
-            let own = prepared.message.property_pairs();
-            let added = &unique_key[..];
-            let flag = prepared.message.flag();
-            (RequestCode::SEND_MESSAGE_V2, flag, PropertyList { own, added })
+/// The frame of one attempt.
+struct SendFrame<'a> {
+    header: SendMessage<'a>,
+    common: &'a OnceLock<Template>,
+    body: &'a [u8],
+}
+
+impl<'a> SendFrame<'a> {
+    fn new(
+        shared: &'a Shared,
+        prepared: &'a Prepared,
+        to: &Destination,
+        added: &'a [(&'a str, &'a str)],
+        common: &'a OnceLock<Template>,
+    ) -> Result<Self, Error> {
+        let invalid = |what: &str| Error::InvalidMessage {
+            reason: format!("{what} does not fit a 32-bit number"),
+        };
+        let (flag, properties) = match &prepared.batch {
+            None => {
+                let own = prepared.message.property_pairs();
+                (prepared.message.flag(), PropertyList { own, added })
+            }
+            Some(batch) => (0, batch.properties()),
+        };
+        let header = SendMessage {
+            producer_group: &shared.config.producer_group,
+            topic: prepared.message.topic(),
+            default_topic: &shared.config.create_topic_key,
+            default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
+                .map_err(|_| invalid("default_topic_queue_nums"))?,
+            queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
+            sys_flag: 0,
+            born_timestamp_ms: prepared.born_timestamp_ms,
+            flag,
+            properties,
+            reconsume_times: 0,
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: prepared.batch.is_some(),
+            // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
+            broker_name: None,
+        };
+        Ok(Self {
+            header,
+            common,
+            body: prepared.body(),
+        })
+    }
+}
+
+impl Frame for SendFrame<'_> {
+    fn code(&self) -> RequestCode {
+        if self.header.batch {
+            RequestCode::SEND_BATCH_MESSAGE
+        } else {
+            RequestCode::SEND_MESSAGE_V2
         }
-        Some(batch) => (RequestCode::SEND_BATCH_MESSAGE, 0, batch.properties()),
-    };
-    let invalid = |what: &str| Error::InvalidMessage {
-        reason: format!("{what} does not fit a 32-bit number"),
-    };
-    let header = SendMessage {
-        producer_group: &shared.config.producer_group,
-        topic: prepared.message.topic(),
-        default_topic: &shared.config.create_topic_key,
-        default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
-            .map_err(|_| invalid("default_topic_queue_nums"))?,
-        queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
-        sys_flag: 0,
-        born_timestamp_ms: prepared.born_timestamp_ms,
-        flag,
-        properties,
-        reconsume_times: 0,
-        unit_mode: false,
-        max_reconsume_times: None,
-        batch: prepared.batch.is_some(),
-        // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
-        broker_name: None,
-    };
-    send(code, &|writer| header.write_v2(writer))
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
+        if self.header.batch {
+            // So large that there is nothing to be gained from what headers have in common.
+            return encode_frame(out, envelope, |writer| self.header.write_v2(writer), self.body);
+        }
+        self.header.append_from(self.common, out, envelope, self.body)
+    }
 }
 
 /// Reads the answer to an attempt.
@@ -209,14 +239,14 @@ pub(super) fn judge(code: ResponseCode, remark: &str) -> Answered {
     }
 }
 
-/// Makes the result of an attempt that is stored.
-pub(super) fn result(
-    shared: &Shared,
-    prepared: &Prepared,
-    to: &Destination,
-    stored: (SendStatus, SendReply),
-) -> SendResult {
-    let (status, reply) = stored;
+/// Makes the result of a send that is stored.
+pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -> SendResult {
+    let Finished {
+        to,
+        stored: (status, reply),
+        attempts,
+        may_be_duplicated,
+    } = finished;
     let queue = if reply.queue_id == to.queue.queue_id() {
         Arc::clone(&to.queue)
     } else {
@@ -240,7 +270,7 @@ pub(super) fn result(
             .region_id
             .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
         trace_on: reply.trace_on,
-        attempts: 1,
-        may_be_duplicated: false,
+        attempts,
+        may_be_duplicated,
     }
 }

@@ -60,7 +60,7 @@ pub(super) enum To {
 /// Messages of one kind that are gathered.
 pub(super) struct Line {
     pub(super) kind: Kind,
-    pub(super) rules: Rules,
+    pub(super) rules: Arc<Rules>,
     pub(super) group: Group<Closing>,
 }
 
@@ -102,7 +102,7 @@ impl AutoBatcher {
         Some(Arc::new(batcher))
     }
 
-    fn line(&self, kind: Kind, rules: impl FnOnce() -> Rules) -> Arc<Line> {
+    fn line(&self, kind: Kind, rules: impl FnOnce() -> Arc<Rules>) -> Arc<Line> {
         let mut lines = self.lines.lock();
         if let Some(line) = lines.get(&kind) {
             return Arc::clone(line);
@@ -139,7 +139,7 @@ pub(super) fn admit(
     shared: &Arc<Shared>,
     prepared: &Prepared,
     options: &Options,
-    retries: u32,
+    usual_rules: &Arc<Rules>,
     deadline: &Deadline,
     until: Instant,
 ) -> Admission {
@@ -171,7 +171,7 @@ pub(super) fn admit(
         batcher: Arc::clone(batcher),
         bytes,
     };
-    let rules = options.rules(&shared.config, retries);
+    let rules = options.rules(&shared.config, usual_rules);
     let kind = Kind {
         topic: Arc::clone(message.shared_topic()),
         to,
@@ -244,7 +244,7 @@ fn gather(
             }
             Err(TurnedAway::Forgotten(coming)) => {
                 member = *coming;
-                line = held.batcher.line(line.kind.clone(), || line.rules.clone());
+                line = held.batcher.line(line.kind.clone(), || Arc::clone(&line.rules));
             }
             Err(TurnedAway::Unfit { coming, ready }) => {
                 for gathered in ready {
@@ -263,8 +263,8 @@ pub(super) fn send(
     options: &Options,
     deadline: Deadline,
 ) -> Option<Result<SendResult, Error>> {
-    let retries = shared.config.retries;
-    let ticket = match admit(shared, prepared, options, retries, &deadline, deadline.at()) {
+    let rules = &shared.blocking_rules;
+    let ticket = match admit(shared, prepared, options, rules, &deadline, deadline.at()) {
         Admission::Alone => return None,
         Admission::Gather(ticket) => ticket,
         Admission::NoRoom => return Some(Err(no_permit(&prepared.message, &deadline))),

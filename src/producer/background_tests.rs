@@ -6,10 +6,16 @@ use super::*;
 use crate::{
     config::{ProducerConfig, Redelivery},
     error::Delivery,
-    message::{Message, MessageId, OffsetMessageId},
+    message::{Message, OffsetMessageId},
     net::{deadline::Deadline, sync::channel},
-    producer::{plan::Rules, result::SendFailure},
-    wire::request::route::{BrokerData, QueueData, RouteData},
+    producer::{
+        plan::Rules,
+        result::{SendResult, SendStatus},
+    },
+    wire::request::{
+        route::{BrokerData, QueueData, RouteData},
+        send_message::SendReply,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,20 +84,16 @@ fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
 }
 
 fn store(plan: &mut SendPlan, number: u32) {
-    let result = SendResult {
-        status: SendStatus::SendOk,
-        message_id: MessageId::from_text("0A000001000118B4AAC2000000000000").unwrap(),
+    let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
-        all_offset_ids: None,
-        queue: Arc::clone(&plan.destination(number).unwrap().queue),
+        all_ids: None,
+        queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
-        region_id: "DefaultRegion".into(),
+        region_id: None,
         trace_on: true,
-        attempts: 1,
-        may_be_duplicated: false,
     };
-    plan.stored(number, result, true);
+    plan.stored(number, (SendStatus::SendOk, reply));
 }
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
@@ -146,7 +148,7 @@ fn a_verdict_that_is_on_its_way_is_waited_for() {
         waited: Duration::ZERO,
         written: Written::All,
     };
-    Arc::clone(&send).complete(0, Outcome::Failed(error));
+    Arc::clone(&send).complete(0, Outcome::Failed(error), &mut WakeUps::default());
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(failure.error.attempts().len(), 1);
     assert_eq!(failure.error.delivery(), Delivery::Unknown);
@@ -204,7 +206,7 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
         waited: Duration::ZERO,
         written: Written::All,
     };
-    Arc::clone(&send).complete(0, Outcome::Failed(error));
+    Arc::clone(&send).complete(0, Outcome::Failed(error), &mut WakeUps::default());
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(failure.error.attempts().len(), 2, "{}", failure.error);
     assert_eq!(failure.error.delivery(), Delivery::Unknown);

@@ -20,7 +20,10 @@ use super::{
 use crate::{
     code::ResponseCode,
     error::{Error, is_size_refusal},
-    net::{sync::Mutex, workers::Task},
+    net::{
+        sync::Mutex,
+        workers::{Task, Workers},
+    },
 };
 
 thread_local! {
@@ -80,7 +83,7 @@ fn send_off(shared: &Arc<Shared>, line: &Arc<Line>, mut gathered: Gathered<Closi
         batch: (count > 1).then(|| Arc::new(batch)),
         ..first.prepared.clone()
     };
-    let plan = SendPlan::new(line.rules.clone(), Arc::clone(&line.kind.topic), deadline);
+    let plan = SendPlan::new(Arc::clone(&line.rules), Arc::clone(&line.kind.topic), deadline);
     let on_done = move |outcome: Result<SendResult, Error>| {
         let how = match outcome.and_then(|first| Places::new(first, departed.count)) {
             Ok(places) => How::Stored(Box::new(places)),
@@ -158,7 +161,7 @@ pub(super) fn send_alone(shared: &Arc<Shared>, member: Member<Closing>, line: &L
         ..
     } = member;
     let Some(closing) = closing else { return };
-    let plan = SendPlan::new(line.rules.clone(), Arc::clone(&line.kind.topic), deadline);
+    let plan = SendPlan::new(Arc::clone(&line.rules), Arc::clone(&line.kind.topic), deadline);
     AsyncSend::new(shared, prepared, line.kind.to.aim(), false, plan, closing).start();
 }
 
@@ -229,5 +232,9 @@ impl Task for Delivery {
             }
         }
         rest.0 = None;
+    }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
     }
 }

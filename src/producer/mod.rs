@@ -2,6 +2,7 @@
 
 mod admission;
 mod aimed;
+mod async_state;
 mod attempt;
 mod auto_batch;
 mod background;
@@ -10,6 +11,7 @@ mod blocking;
 mod builder;
 mod choose;
 mod departure;
+mod desk;
 mod diagnose;
 mod diagnosis;
 mod gate;
@@ -20,6 +22,7 @@ mod oneway;
 mod options;
 mod permits;
 mod plan;
+mod record;
 mod result;
 mod room;
 mod shared;

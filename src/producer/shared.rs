@@ -4,12 +4,12 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
     auto_batch::AutoBatcher,
-    blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     lanes::Lanes,
+    options::usual_rules,
     permits::Permits,
-    plan::RetryOf,
+    plan::{RetryOf, Rules},
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
 };
@@ -50,7 +50,9 @@ pub(crate) struct Shared {
     pub(super) permits: Arc<Permits>,
     /// Room for the closures of sends that could not be begun.
     pub(super) refusals: Arc<Permits>,
-    pub(super) desks: Mutex<Vec<Desk>>,
+    /// What blocking sends may do, and what asynchronous ones may, unless they wish otherwise.
+    pub(super) blocking_rules: Arc<Rules>,
+    pub(super) async_rules: Arc<Rules>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
@@ -77,6 +79,7 @@ impl Shared {
             .unwrap_or_else(|| local_ip(&name_servers.in_order()));
         let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
         let client_id = client_id(ip, &instance_name);
+        let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
         let timer = Arc::new(Timer::new());
         let connections = Connections::new(
             connection_settings(&config),
@@ -110,11 +113,7 @@ impl Shared {
             Arc::clone(&timer),
             detector,
         );
-        log::info!(
-            "producer {} of group {} started",
-            client_id,
-            config.producer_group
-        );
+        log::info!("producer {client_id} of group {} started", config.producer_group);
         Ok(Arc::new(Self {
             auto_batch: AutoBatcher::new(&config, ip),
             ids: IdMaker::new(ip),
@@ -123,11 +122,12 @@ impl Shared {
             started: Instant::now(),
             tally: Tally::default(),
             gate: Arc::default(),
-            permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
+            permits: Arc::clone(&permits),
             refusals: Permits::new(config.max_async_in_flight, usize::MAX),
-            desks: Mutex::default(),
+            blocking_rules: usual_rules(&config, config.retries),
+            async_rules: usual_rules(&config, config.async_retries),
             lanes: Arc::default(),
-            workers: Workers::new(config.callback_threads),
+            workers: Workers::new(config.callback_threads, Box::new(move || permits.wake())),
             timer,
             connections,
             name_servers,
