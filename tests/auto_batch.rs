@@ -600,6 +600,8 @@ fn senders_wait_while_too_much_is_held() {
             .try_send_async(message(), |_| panic!("it was not taken"))
             .unwrap_err();
         assert_eq!(full.message, message());
+        let held = producer.stats().gathered_bytes;
+        assert!(held > 1800 && held <= 2048, "{held}");
         let short = producer.timeout(milliseconds(200));
         let (error, took) = timed(|| short.send(&message()).unwrap_err());
         assert!(

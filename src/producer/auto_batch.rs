@@ -128,9 +128,8 @@ impl AutoBatcher {
     }
 
     /// Bytes that are gathered or on their way.
-    #[cfg(test)]
-    fn held_bytes(&self) -> usize {
-        self.room.held.load(crate::net::sync::Ordering::SeqCst)
+    pub(super) fn held_bytes(&self) -> usize {
+        self.room.held()
     }
 }
 

@@ -51,6 +51,10 @@ fn lines_that_are_idle_are_forgotten_and_all_room_is_given_back() {
         assert!(outcomes.recv_timeout(PATIENCE).unwrap());
     }
     eventually(|| batcher.lines.lock().is_empty() && batcher.held_bytes() == 0);
+    // A batch that does not even wait for the timer leaves a line too.
+    let blocked = blocking::send(&shared, &message("topic-1"), &Options::default());
+    assert!(blocked.is_err());
+    eventually(|| batcher.lines.lock().is_empty() && batcher.held_bytes() == 0);
     drop(shutdown::shut_down(&shared, PATIENCE));
     assert!(outcomes.try_recv().is_err());
 }
@@ -92,5 +96,5 @@ fn room_is_bounded_and_whoever_waits_for_it_is_woken() {
     room.release(60);
     assert!(waiting.join().unwrap());
     room.release(90);
-    assert_eq!(room.held.load(Ordering::SeqCst), 0);
+    assert_eq!(room.held(), 0);
 }

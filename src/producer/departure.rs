@@ -194,10 +194,11 @@ impl Delivery {
             ending,
             members: Mutex::new(members.into_iter().enumerate()),
         });
-        for _ in 0..closures.min(shared.config.callback_threads) {
-            let task: Arc<dyn Task> = Arc::<Self>::clone(&delivery);
-            shared.workers.submit(task);
-        }
+        let run = |_| -> Arc<dyn Task> { Arc::<Self>::clone(&delivery) };
+        let mut tasks = (0..closures.min(shared.config.callback_threads))
+            .map(run)
+            .collect();
+        shared.workers.submit_all(&mut tasks);
     }
 
     fn next(&self) -> Option<(usize, Member<Closing>)> {

@@ -2,7 +2,8 @@
 //! here; `auto_batch` does.
 //!
 //! 1. A group gathers one batch at a time; any number of earlier ones may be under way.
-//! 2. A message is put into the body of the batch when it comes, under the lock of its group, and never copied again.
+//! 2. A message is put into the body of the batch when it comes, under the lock of its group. A batch is given as much memory
+//!    as the one before it took, so that a busy group never moves what it has gathered, and an idle one takes little.
 //! 3. Who leaves while the batch is gathered takes its bytes along. The others keep their index.
 //! 4. A batch that is taken from its group is ended once, with [`Load::end`], and [`Group::ended`] is called.
 
@@ -79,11 +80,11 @@ pub(super) struct Gathered<W> {
 }
 
 impl<W> Gathered<W> {
-    fn new(limits: &Limits, now: Instant, first: &Member<W>) -> Self {
+    fn new((bytes, members): (usize, usize), now: Instant, first: &Member<W>) -> Self {
         Self {
             load: Arc::default(),
-            body: Vec::with_capacity(limits.max_bytes),
-            members: Vec::new(),
+            body: Vec::with_capacity(bytes.max(first.bytes)),
+            members: Vec::with_capacity(members),
             deadline: first.deadline,
             held_bytes: 0,
             record_bytes: 0,
@@ -163,6 +164,8 @@ impl Limits {
 
 struct GroupState<W> {
     open: Option<Gathered<W>>,
+    /// Bytes and messages of the batch before.
+    last_size: (usize, usize),
     under_way: usize,
     /// The timer will call.
     is_armed: bool,
@@ -206,6 +209,7 @@ impl<W> Group<W> {
         Self {
             state: Mutex::new(GroupState {
                 open: None,
+                last_size: (0, 0),
                 under_way: 0,
                 is_armed: false,
                 is_forgotten: false,
@@ -233,10 +237,11 @@ impl<W> Group<W> {
         {
             ready.extend(state.seal());
         }
+        let usual = state.last_size;
         let mut open = state
             .open
             .take()
-            .unwrap_or_else(|| Gathered::new(limits, now, &coming));
+            .unwrap_or_else(|| Gathered::new(usual, now, &coming));
         let bytes = coming.bytes;
         let prepared = &coming.prepared;
         if batch::append(&mut open.body, &prepared.message, &prepared.message_id).is_err() {
@@ -251,12 +256,12 @@ impl<W> Group<W> {
         let due = open.first_came + limits.hold;
         let is_waited_for = open.blocked > 0;
         state.open = Some(open);
-        let mut arm = None;
         if at_once || is_full || is_waited_for && state.under_way == 0 {
             ready.extend(state.seal());
-        } else if !std::mem::replace(&mut state.is_armed, true) {
-            arm = Some(due);
         }
+        // Even if nothing is left for the timer to send: it is the timer that has idle groups forgotten.
+        let was_armed = std::mem::replace(&mut state.is_armed, true);
+        let arm = (!was_armed).then_some(due);
         Ok(Added {
             load,
             index,
@@ -313,6 +318,9 @@ impl<W> Group<W> {
 impl<W> GroupState<W> {
     fn seal(&mut self) -> Option<Gathered<W>> {
         let sealed = self.open.take();
+        if let Some(gathered) = &sealed {
+            self.last_size = (gathered.body.len(), gathered.members.len());
+        }
         self.under_way += usize::from(sealed.is_some());
         sealed
     }

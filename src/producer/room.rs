@@ -10,7 +10,7 @@ use crate::net::{
 /// Room for what is gathered or on its way, in bytes.
 pub(super) struct Room {
     limit: usize,
-    pub(super) held: AtomicUsize,
+    held: AtomicUsize,
     pub(super) waiting: AtomicUsize,
     lock: Mutex<()>,
     freed: Condvar,
@@ -25,6 +25,10 @@ impl Room {
             lock: Mutex::default(),
             freed: Condvar::new(),
         }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     fn try_acquire(&self, bytes: usize) -> bool {

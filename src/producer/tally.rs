@@ -118,6 +118,10 @@ fn collect(shared: &Arc<Shared>) -> Stats {
         max_async_in_flight: shared.config.max_async_in_flight,
         async_bytes,
         max_async_bytes: shared.config.max_async_bytes,
+        gathered_bytes: shared
+            .auto_batch
+            .as_ref()
+            .map_or(0, |batcher| batcher.held_bytes()),
         oneway_accepted: brokers.iter().map(|broker| broker.oneway_accepted).sum(),
         oneway_lost: shared.connections.oneway_lost(),
         unmatched_replies: shared.connections.unmatched_replies(),
