@@ -3,7 +3,11 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::{code::ResponseCode, error::Error, message::names};
+use crate::{
+    code::ResponseCode,
+    error::Error,
+    message::{CompressionType, names},
+};
 
 /// The whole send, all attempts and look-ups together (`DefaultMQProducer.sendMsgTimeout`).
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,6 +29,12 @@ pub(crate) const MAX_PROPERTIES_SIZE: usize = 32_000;
 
 /// What a stored record has room for.
 const MOST_PROPERTIES_SIZE: usize = 32_767;
+
+/// Bodies from this length on are compressed (`compressMsgBodyOverHowmuch`).
+pub(crate) const COMPRESS_FROM: usize = 4096;
+
+/// `rocketmq.message.compressLevel`.
+pub(crate) const COMPRESSION_LEVEL: u32 = 5;
 
 /// Asynchronous sends that are not finished (5.x `backPressureForAsyncSendNum`).
 pub(crate) const MAX_ASYNC_IN_FLIGHT: usize = 1024;
@@ -74,6 +84,23 @@ pub(crate) const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
 
 /// The longest pause, so that a broker that is back is found within about a second.
 pub(crate) const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Threads that ask the listener about transactions. Java has one (`checkThreadPoolMaxSize`), so that a single slow look-up
+/// holds up all others.
+pub(crate) const TRANSACTION_CHECK_THREADS: usize = 4;
+
+/// Questions about transactions that may wait (`checkRequestHoldMax`). Brokers repeat what is left unanswered.
+pub(crate) const CHECK_QUEUE: usize = 2000;
+
+/// Bytes of the half messages in these questions: a small part of what full-sized ones would take.
+pub(crate) const CHECK_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long the end of a transaction may take, all tries together (the 3000 ms of 4.7.0
+/// `DefaultMQProducerImpl.checkTransactionState`).
+pub(crate) const END_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// 5.x notes up to 3 s late that a half message is done (`transactionOpBatchInterval`), and a round of checks takes a while.
+pub(crate) const UNCONFIRMED_COMMIT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Codes after which another attempt may succeed: those of 4.7.0 (`sendDefaultImpl`) and what 5.x added
 /// (`retryResponseCodes`: 2 and 1500).
@@ -221,6 +248,20 @@ impl AutoBatch {
     }
 }
 
+/// How the end of a transaction is sent.
+///
+/// Java sends it one-way, so nobody hears whether it arrived. Brokers of all releases answer when they are asked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndTransactions {
+    /// The broker answers, and the send waits for it: what became of the transaction is known. The default.
+    #[default]
+    Acknowledged,
+    /// As `TransactionMQProducer`: one-way. It is quicker by one round trip, and an end that is lost is made up for by the
+    /// broker's check only.
+    OneWay,
+}
+
 /// A user's map from advertised addresses to those to dial.
 #[derive(Clone)]
 pub(crate) struct AddressMap(pub(crate) Arc<AddressClosure>);
@@ -266,6 +307,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) retry_response_codes: Arc<[ResponseCode]>,
     pub(crate) max_message_size: usize,
     pub(crate) max_properties_size: usize,
+    pub(crate) compression: Option<CompressionType>,
+    pub(crate) compress_from: usize,
+    pub(crate) compression_level: u32,
     pub(crate) max_async_in_flight: usize,
     pub(crate) max_async_bytes: usize,
     pub(crate) callback_threads: usize,
@@ -283,6 +327,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) claimed_version: i32,
     pub(crate) language_code: u8,
     pub(crate) auto_batch: Option<AutoBatch>,
+    pub(crate) end_transactions: EndTransactions,
+    pub(crate) transaction_check_threads: usize,
+    pub(crate) unconfirmed_commit_pause: Duration,
 }
 
 impl ProducerConfig {
@@ -302,6 +349,9 @@ impl ProducerConfig {
             retry_response_codes: RETRY_RESPONSE_CODES.into(),
             max_message_size: MAX_MESSAGE_SIZE,
             max_properties_size: MAX_PROPERTIES_SIZE,
+            compression: None,
+            compress_from: COMPRESS_FROM,
+            compression_level: COMPRESSION_LEVEL,
             max_async_in_flight: MAX_ASYNC_IN_FLIGHT,
             max_async_bytes: MAX_ASYNC_BYTES,
             // As `clientCallbackExecutorThreads`: one per core.
@@ -321,6 +371,9 @@ impl ProducerConfig {
             claimed_version: CLAIMED_VERSION,
             language_code: LANGUAGE_CODE,
             auto_batch: None,
+            end_transactions: EndTransactions::default(),
+            transaction_check_threads: TRANSACTION_CHECK_THREADS,
+            unconfirmed_commit_pause: UNCONFIRMED_COMMIT_PAUSE,
         }
     }
 
@@ -361,6 +414,12 @@ impl ProducerConfig {
                 MOST_ASYNC_IN_FLIGHT,
             ),
             ("callback_threads", self.callback_threads, 1, 1024),
+            (
+                "transaction_check_threads",
+                self.transaction_check_threads,
+                1,
+                1024,
+            ),
             (
                 "default_topic_queue_nums",
                 count(self.default_topic_queue_nums),
@@ -419,10 +478,33 @@ impl ProducerConfig {
             let reason = "nobody asks the detector unless latency_fault_tolerance is on";
             return invalid("reachability_detector", reason.to_owned());
         }
+        self.check_compression()
+            .or_else(|reason| invalid("compression", reason))?;
         if self.create_topic_key.trim().is_empty() {
             return invalid("create_topic_key", "the template topic is blank".to_owned());
         }
         Ok(())
+    }
+}
+
+impl ProducerConfig {
+    fn check_compression(&self) -> Result<(), String> {
+        let Some(compression) = self.compression else {
+            return Ok(());
+        };
+        if !compression.is_built_in() {
+            let feature = compression.feature();
+            return Err(format!("{compression} needs the feature {feature} of this crate"));
+        }
+        match compression.levels() {
+            Some(levels) if !levels.contains(&self.compression_level) => Err(format!(
+                "compression_level {} is not from {} to {}, which are the levels of {compression}",
+                self.compression_level,
+                levels.start(),
+                levels.end()
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -475,6 +557,16 @@ mod tests {
         assert!(fault(|c| c.reachability_detector = true).contains("latency_fault_tolerance is on"));
         assert!(fault(|c| c.language_code = 14).contains("language_code"));
         assert!(fault(|c| c.claimed_version = -1).contains("-1 is not from 0 to 32767"));
+        #[cfg(not(feature = "zstd"))]
+        assert_eq!(
+            fault(|c| c.compression = Some(CompressionType::Zstd)),
+            "invalid setting compression: ZSTD needs the feature zstd of this crate"
+        );
+        #[cfg(feature = "zlib")]
+        assert_eq!(
+            fault(|c| (c.compression, c.compression_level) = (Some(CompressionType::Zlib), 10)),
+            "invalid setting compression: compression_level 10 is not from 1 to 9, which are the levels of ZLIB"
+        );
         assert!(fault(|c| c.max_async_bytes = 0).contains("max_async_bytes"));
         assert!(fault(|c| c.back_off = (Duration::ZERO, Duration::ZERO)).contains("must be over zero"));
     }

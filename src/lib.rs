@@ -11,7 +11,8 @@
 //! # Threads
 //!
 //! One timer per producer; one reader per connection, and one writer for those that carry asynchronous or one-way
-//! messages; up to `callback_threads` workers once a message is sent asynchronously; and a thread that lives as long as a
+//! messages; up to `callback_threads` workers once a message is sent asynchronously; up to `transaction_check_threads` that ask
+//! the listener of a transactional producer; and a thread that lives as long as a
 //! connection is being made. A producer that sends to one broker in the blocking way has three: the timer, and a reader each
 //! for the name server and the broker.
 
@@ -28,12 +29,15 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::{AutoBatch, FaultTable, HeaderSerialization, Redelivery};
-pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
-pub use message::{Batch, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
+pub use config::{AutoBatch, EndTransactions, FaultTable, HeaderSerialization, Redelivery};
+pub use error::{Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, Phase, Written};
+pub use message::{
+    Batch, CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
+};
 pub use producer::{
-    Aimed, BatchFailure, BatchResult, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep,
-    FailureCounts, Full, LastError, Latency, NameServerStats, Outcomes, Producer, ProducerBuilder,
-    RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
-    Unflushed,
+    Aimed, AnyMessageId, BatchFailure, BatchResult, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic,
+    Diagnosis, DiagnosisStep, FailureCounts, FoundMessages, Full, LastError, Latency, LocalTransaction,
+    NameServerStats, NewTopic, Outcomes, Producer, ProducerBuilder, Queries, RetryCounts, SendCounts,
+    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, TransactionEnd,
+    TransactionListener, TransactionProducer, TransactionSendResult, Unflushed,
 };

@@ -1,4 +1,4 @@
-//! One request with one continuation: how this room talks to servers without waiting for them.
+//! One request with one continuation: how servers are talked to without waiting for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,10 +16,19 @@ use crate::{
 
 /// An answer, whatever its code.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) code: ResponseCode,
-    pub(super) remark: Option<String>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) code: ResponseCode,
+    pub(crate) remark: Option<String>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a header field; of fields with the same name the last counts.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let named = self.fields.iter().rev().find(|(known, _)| known == name);
+        named.map(|(_, value)| value.as_str())
+    }
 }
 
 struct OnAnswer<F>(Mutex<Option<F>>);
@@ -30,6 +39,11 @@ impl<F: FnOnce(Result<Answer, Error>) + Send> Waiter for OnAnswer<F> {
             Outcome::Reply { header, body, .. } => Ok(Answer {
                 code: ResponseCode::new(header.code),
                 remark: header.remark.as_deref().map(str::to_owned),
+                fields: header
+                    .fields
+                    .iter()
+                    .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                    .collect(),
                 body: body.to_vec(),
             }),
             // Its share is all of its time.
@@ -45,7 +59,7 @@ impl<F: FnOnce(Result<Answer, Error>) + Send> Waiter for OnAnswer<F> {
 
 /// Sends a request and calls `then` once, with the answer or with why there is none within `timeout`. `then` runs on
 /// the thread that sees it and must not block.
-pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
+pub(crate) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     connection: &Arc<Connection>,
     request: Request<'_, W>,
     timeout: Duration,

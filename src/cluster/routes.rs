@@ -15,6 +15,7 @@ use std::{
 use super::{
     broker_health::BrokerHealth,
     name_servers::NameServers,
+    query_route::QueryRoute,
     route_faults,
     route_query::{Found, Means, RouteQuery},
     topic_route::{PublishQueue, TopicRoute},
@@ -190,6 +191,48 @@ impl Routes {
             .unwrap_or_else(|_| Err(self.late(topic, deadline.waited())))
     }
 
+    /// Asks the name servers about a topic, whatever is known of it, and blocks until one has answered or the deadline is
+    /// over. Nothing is kept of the answer.
+    pub(crate) fn wait_for_query(&self, topic: &Arc<str>, deadline: &Deadline) -> Result<QueryRoute, Error> {
+        let means = Means {
+            timeout: self.means.timeout.min(deadline.remaining(Instant::now())),
+            ..self.means.clone()
+        };
+        let (sender, receiver) = channel::bounded(1);
+        // The receiver may have gone when its deadline was over.
+        let then = move |found| drop(sender.try_send(found));
+        RouteQuery::start(means, Arc::clone(topic), Box::new(then));
+        match receiver.recv_deadline(deadline.at()) {
+            Ok(Found::Route(data)) => Ok(QueryRoute::new(Arc::clone(topic), data)),
+            Ok(Found::Unknown { address, remark }) => Err(Error::NoRoute {
+                topic: Arc::clone(topic),
+                reason: route_faults::not_there(&address, &remark).into(),
+            }),
+            Ok(Found::Nothing { tried, waited }) => Err(unreachable(topic, tried, waited)),
+            Err(_) => Err(self.late(topic, deadline.waited())),
+        }
+    }
+
+    /// Has a topic looked up again, and blocks until that is done or the deadline is over. Nothing happens if nobody has
+    /// wanted to know it so far.
+    pub(crate) fn wait_for_refresh(self: &Arc<Self>, topic: &Arc<str>, deadline: &Deadline) {
+        let (sender, receiver) = channel::bounded(1);
+        let mut table = self.table.lock();
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
+        };
+        // The receiver may have gone when its deadline was over.
+        entry
+            .waiting
+            .push(Box::new(move |found| drop(sender.try_send(found))));
+        let start = entry.begin();
+        drop(table);
+        if start {
+            self.look_up(topic);
+        }
+        drop(receiver.recv_deadline(deadline.at()));
+    }
+
     /// What whoever waits for a route reports when the time is over.
     pub(crate) fn late(&self, topic: &str, waited: Duration) -> Error {
         let servers: Vec<_> = self
@@ -286,6 +329,14 @@ impl Routes {
         let table = self.table.lock();
         let queue = table.routes().find_map(|route| route.queue_of(broker_name));
         queue.cloned()
+    }
+
+    /// The name of the broker whose master has this address.
+    pub(crate) fn broker_name(&self, address: &str) -> Option<Arc<str>> {
+        let table = self.table.lock();
+        let brokers = table.routes().flat_map(|route| &route.brokers);
+        let mut named = brokers.filter(|broker| &*broker.address == address);
+        named.next().map(|broker| Arc::clone(&broker.name))
     }
 
     /// Whether a route names this address.
@@ -517,11 +568,15 @@ impl Change {
 
 impl Outcome {
     fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Self {
-        Self::Failed(Error::NameServersUnreachable {
-            topic: Arc::clone(topic),
-            waited,
-            tried: tried.into(),
-        })
+        Self::Failed(unreachable(topic, tried, waited))
+    }
+}
+
+fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Error {
+    Error::NameServersUnreachable {
+        topic: Arc::clone(topic),
+        waited,
+        tried: tried.into(),
     }
 }
 

@@ -17,7 +17,7 @@ fn route(queues: u32, from_template: bool) -> TopicRoute {
             perm: 6,
             topic_sys_flag: 0,
         }],
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     let make = if from_template {
         TopicRoute::from_template(&"t".into(), &data, queues, Arc::default())

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::broker_health::BrokerHealth;
+use super::{broker_health::BrokerHealth, logical_queues::logical_queues};
 use crate::{
     message::MessageQueue,
     net::{
@@ -77,10 +77,6 @@ impl TopicRoute {
     /// broker takes messages.
     pub(crate) fn from_data(topic: &Arc<str>, data: &RouteData, cursor: Arc<AtomicUsize>) -> Option<Self> {
         let masters = masters(&data.broker_datas);
-        let queue_counts = match data.order_topic_conf.as_deref() {
-            Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
-            _ => writable_queue_counts(&data.queue_datas),
-        };
         let mut route = Self {
             topic: Arc::clone(topic),
             queues: Vec::new(),
@@ -92,21 +88,25 @@ impl TopicRoute {
             health: None,
         };
         let templates = Arc::<Templates>::default();
-        for (broker_name, queue_count) in queue_counts {
-            let Some(broker) = masters.get(broker_name) else {
-                continue;
+        let static_queues = logical_queues(topic, data);
+        if static_queues.is_empty() {
+            let queue_counts = match data.order_topic_conf.as_deref() {
+                Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
+                _ => writable_queue_counts(&data.queue_datas),
             };
-            if queue_count > 0 && !route.brokers.contains(broker) {
-                route.brokers.push(Arc::clone(broker));
+            for (broker_name, queue_count) in queue_counts {
+                let Some(broker) = masters.get(broker_name) else {
+                    continue;
+                };
+                for queue_id in 0..queue_count {
+                    let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
+                    route.add(queue, broker, &templates);
+                }
             }
-            for queue_id in 0..queue_count {
-                let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
-                route.listed.push(queue.clone());
-                route.queues.push(Arc::new(PublishQueue {
-                    queue: Arc::new(queue),
-                    broker: Arc::clone(broker),
-                    templates: Arc::clone(&templates),
-                }));
+        }
+        for (queue, broker_name) in static_queues {
+            if let Some(broker) = masters.get(broker_name) {
+                route.add(queue, broker, &templates);
             }
         }
         if route.queues.is_empty() {
@@ -114,6 +114,19 @@ impl TopicRoute {
         } else {
             Some(route)
         }
+    }
+
+    fn add(&mut self, queue: MessageQueue, broker: &Arc<RouteBroker>, templates: &Arc<Templates>) {
+        // Mostly queues of one broker come one after another.
+        if self.brokers.last() != Some(broker) && !self.brokers.contains(broker) {
+            self.brokers.push(Arc::clone(broker));
+        }
+        self.listed.push(queue.clone());
+        self.queues.push(Arc::new(PublishQueue {
+            queue: Arc::new(queue),
+            broker: Arc::clone(broker),
+            templates: Arc::clone(templates),
+        }));
     }
 
     /// Makes the route of a topic that does not exist yet from the template topic's: brokers create it with so many
@@ -164,7 +177,7 @@ impl TopicRoute {
     }
 }
 
-fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
+pub(super) fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
     let master = |data: &BrokerData| {
         let address = data.broker_addresses.get(&MASTER_ID)?;
         Some(Arc::new(RouteBroker {
@@ -207,6 +220,7 @@ fn ordered_queue_counts(conf: &str) -> Vec<(&str, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::request::static_topic::QueueMapping;
 
     fn broker(name: &str, ids: &[i64]) -> BrokerData {
         BrokerData {
@@ -249,7 +263,7 @@ mod tests {
                 queues("a", 2, 6),
                 queues("ro", 2, 4),
             ],
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         let route = from_data(&data).unwrap();
         assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@b#0"]);
@@ -269,8 +283,40 @@ mod tests {
             broker_datas: vec![broker("b", &[0]), broker("a", &[0])],
             queue_datas: vec![queues("a", 8, 4)],
             order_topic_conf: Some("b:1;a:2;broken;gone:1;".to_owned()),
+            ..RouteData::default()
         };
         assert_eq!(names(&from_data(&data).unwrap()), ["t@b#0", "t@a#0", "t@a#1"]);
+    }
+
+    #[test]
+    fn a_static_topic_has_its_logical_queues_where_they_are_held_now() {
+        let mapping = |name: &str, epoch: i64, ids: &[(u32, u32)]| QueueMapping {
+            scope: "__global__".to_owned(),
+            broker_name: name.to_owned(),
+            total_queues: 4,
+            epoch,
+            current: ids.iter().copied().collect(),
+        };
+        let data = RouteData {
+            broker_datas: vec![broker("b", &[0]), broker("a", &[0]), broker("slave", &[1])],
+            queue_datas: vec![queues("a", 2, 6), queues("b", 2, 6)],
+            // Queue 1 has moved from b to a; nobody holds queue 2; queue 3 is on a broker without a master.
+            queue_mappings: vec![
+                mapping("b", 7, &[(0, 5), (1, 6)]),
+                mapping("a", 8, &[(1, 0)]),
+                mapping("slave", 8, &[(3, 0)]),
+            ],
+            ..RouteData::default()
+        };
+        let route = from_data(&data).unwrap();
+        assert_eq!(names(&route), ["t@__syslo__global__#0", "t@__syslo__global__#1"]);
+        let holders: Vec<_> = route.queues.iter().map(|known| &*known.broker.name).collect();
+        assert_eq!(holders, ["b", "a"]);
+        assert_eq!(route.brokers.len(), 2);
+        assert!(
+            route.queue_of("a").is_some(),
+            "the detector finds it by its real name"
+        );
     }
 
     #[test]
@@ -278,7 +324,7 @@ mod tests {
         let data = RouteData {
             broker_datas: vec![broker("a", &[0])],
             queue_datas: vec![queues("a", 8, 7)],
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         let route = TopicRoute::from_template(&"t".into(), &data, 4, Arc::default()).unwrap();
         assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@a#2", "t@a#3"]);

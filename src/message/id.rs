@@ -140,6 +140,13 @@ id_type! {
     OffsetMessageId
 }
 
+impl OffsetMessageId {
+    /// The same text in the place of an id that the sender has not given (as `MessageExt.getMsgId`).
+    pub(crate) fn for_sender(self) -> MessageId {
+        MessageId(self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,17 +3,21 @@
 
 pub(crate) mod batch;
 mod builder;
+mod compression;
 pub(crate) mod id;
 pub(crate) mod names;
 pub(crate) mod property;
 mod queue;
+pub(crate) mod stored;
 
 use std::{fmt, sync::Arc};
 
 pub use batch::Batch;
 pub use builder::MessageBuilder;
+pub use compression::CompressionType;
 pub use id::{MessageId, OffsetMessageId};
 pub use queue::MessageQueue;
+pub use stored::StoredMessage;
 
 use crate::error::Error;
 

@@ -20,6 +20,7 @@ use super::reply::{Reply, ReplyFields, StoredFields};
 use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
 use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
+use super::transactions::Transactions;
 
 /// The cluster that stored a message (`MessageConst.PROPERTY_CLUSTER`).
 const CLUSTER: &str = "CLUSTER";
@@ -119,10 +120,14 @@ fn store(
         producer_group: &session.producer_group,
     };
     let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
-    let place = shared
-        .store
-        .put(&incoming, &items)
-        .map_err(|_full| refuse(shared.version.disk_full()))?;
+    let disk_full = |_| refuse(shared.version.disk_full());
+    let place = match items.as_slice() {
+        [item] if !send.batch && Transactions::is_half(shared.version, item.properties) => shared
+            .transactions
+            .prepare(shared, &incoming, item)
+            .map_err(disk_full)?,
+        items => shared.store.put(&incoming, items).map_err(disk_full)?,
+    };
     Ok(StoredFields {
         message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
         queue_id,

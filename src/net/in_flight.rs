@@ -29,7 +29,7 @@ pub(super) const FIRST_OPAQUE: i32 = 1_000_000_000;
 const OPAQUES: u32 = i32::MAX.abs_diff(FIRST_OPAQUE) + 1;
 
 /// A registered request.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) opaque: i32,
     pub(super) waiter: Arc<dyn Waiter>,
     /// Handed back to the waiter, to tell its attempts apart.
@@ -43,7 +43,7 @@ pub(super) struct Entry {
 
 /// Microseconds since the connection began: half the size of an `Instant`, and it fits an atomic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(u64);
+pub(crate) struct Moment(u64);
 
 impl Moment {
     pub(super) const NEVER: Self = Self(u64::MAX);
@@ -105,7 +105,7 @@ pub(crate) struct Alarm {
 
 /// Why a request could not be registered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// The connection has ended.
     Ended,
     /// Every slot is taken.
@@ -126,7 +126,7 @@ enum Slot {
     Ended,
 }
 
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     epoch: Instant,
     slots: Box<[Mutex<Slot>]>,
     mask: usize,
@@ -137,7 +137,7 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// A table for at most `capacity` requests at once, rounded up to a power of two.
-    pub(super) fn new(epoch: Instant, capacity: usize) -> Self {
+    pub(crate) fn new(epoch: Instant, capacity: usize) -> Self {
         let size = capacity.max(2).next_power_of_two();
         Self {
             epoch,
@@ -155,7 +155,7 @@ impl InFlight {
     }
 
     /// Registers a request and gives it its opaque.
-    pub(super) fn register(
+    pub(crate) fn register(
         &self,
         waiter: &Arc<dyn Waiter>,
         ticket: u32,
@@ -201,7 +201,7 @@ impl InFlight {
     }
 
     /// Takes a request out, if it is still there.
-    pub(super) fn take(&self, opaque: i32) -> Option<Entry> {
+    pub(crate) fn take(&self, opaque: i32) -> Option<Entry> {
         let mut slot = self.slot(opaque)?.lock();
         match &*slot {
             Slot::Taken(entry) if entry.opaque == opaque => {}

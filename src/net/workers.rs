@@ -58,6 +58,8 @@ struct Common {
 }
 
 pub(crate) struct Workers {
+    /// What its threads are called, before their number.
+    name: &'static str,
     limit: usize,
     common: Arc<Common>,
     /// So many threads have been started.
@@ -69,7 +71,13 @@ pub(crate) struct Workers {
 impl Workers {
     /// A pool of at most `limit` threads, none of which exists yet.
     pub(crate) fn new(limit: usize, on_idle: OnIdle) -> Self {
+        Self::named(limit, "rmq-worker", on_idle)
+    }
+
+    /// The same, with a name of its own for its threads.
+    pub(crate) fn named(limit: usize, name: &'static str, on_idle: OnIdle) -> Self {
         Self {
+            name,
             limit: limit.max(1),
             common: Arc::new(Common {
                 queue: Mutex::default(),
@@ -194,7 +202,7 @@ impl Workers {
             ended.send(()).ok();
         };
         let spawned = thread::Builder::new()
-            .name(format!("rmq-worker-{number}"))
+            .name(format!("{}-{number}", self.name))
             .spawn(run);
         match spawned {
             Ok(handle) => {

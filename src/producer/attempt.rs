@@ -22,13 +22,16 @@ use crate::{
         waiter::Waiter,
     },
     wire::{
-        WireError,
+        WireError, compression,
         header::{Envelope, Header, encode_frame},
         message::RECORD_OVERHEAD,
         request::send_message::{PropertyList, SendMessage, SendReply},
         template::Template,
     },
 };
+
+/// `MessageSysFlag.TRANSACTION_PREPARED_TYPE`.
+const SYS_FLAG_PREPARED: i32 = 4;
 
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
@@ -39,6 +42,17 @@ pub(super) struct Prepared {
     pub(super) born_timestamp_ms: i64,
     /// All messages of a batch, as they go out.
     pub(super) batch: Option<Arc<BatchBody>>,
+    /// What goes out in place of the body, if that is smaller.
+    pub(super) compressed: Option<Arc<Compressed>>,
+    /// Stored out of sight until its transaction ends.
+    pub(super) is_half: bool,
+}
+
+/// A body as it goes out, and what tells readers so.
+#[derive(Debug)]
+pub(super) struct Compressed {
+    body: Vec<u8>,
+    sys_flag: i32,
 }
 
 /// What a broker answered to an attempt: stored, how and where.
@@ -50,9 +64,20 @@ pub(super) type Verdict = Result<Stored, Error>;
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
     pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, false)
+    }
+
+    /// The same for a message of a transaction.
+    pub(super) fn half(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, true)
+    }
+
+    fn checked(shared: &Shared, message: &Message, is_half: bool) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         let message_id = shared.ids.next(unix_ms);
-        let added = property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
+        let added = added_properties(&shared.config.producer_group, &message_id);
+        let added: usize = if_half(is_half, &added).iter().map(length).sum();
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -82,24 +107,56 @@ impl Prepared {
             message_id,
             born_timestamp_ms,
             batch: None,
+            compressed: compressed(shared, message),
+            is_half,
         })
     }
 
-    /// The bytes behind the header of the request.
+    /// The body as it goes out.
     fn body(&self) -> &[u8] {
-        match &self.batch {
-            None => self.message.body(),
-            Some(batch) => &batch.bytes,
+        match (&self.batch, &self.compressed) {
+            (Some(batch), _) => &batch.bytes,
+            (None, Some(compressed)) => &compressed.body,
+            (None, None) => self.message.body(),
         }
     }
 
-    /// What the message takes while it is held.
+    /// What the system flag says of the body, and of a transaction.
+    fn sys_flag(&self) -> i32 {
+        let body = self
+            .compressed
+            .as_ref()
+            .map_or(0, |compressed| compressed.sys_flag);
+        if self.is_half {
+            body | SYS_FLAG_PREPARED
+        } else {
+            body
+        }
+    }
+
+    /// What the message takes while it is held, in both forms.
     pub(super) fn size(&self) -> usize {
         if let Some(batch) = &self.batch {
             return batch.bytes.len() + RECORD_OVERHEAD;
         }
-        self.message.body().len() + self.message.properties_length() + RECORD_OVERHEAD
+        let compressed = self
+            .compressed
+            .as_ref()
+            .map_or(0, |compressed| compressed.body.len());
+        self.message.body().len() + compressed + self.message.properties_length() + RECORD_OVERHEAD
     }
+}
+
+/// The compressed body, if the producer compresses and the body is long enough and becomes smaller.
+fn compressed(shared: &Shared, message: &Message) -> Option<Arc<Compressed>> {
+    let algorithm = shared.config.compression?;
+    let body = message.body();
+    if body.len() < shared.config.compress_from {
+        return None;
+    }
+    let body = compression::compress(algorithm, shared.config.compression_level, body)?;
+    let sys_flag = compression::sys_flag(algorithm);
+    Some(Arc::new(Compressed { body, sys_flag }))
 }
 
 /// Sends the message to a broker and registers who waits for the verdict. `now` is a moment ago.
@@ -111,7 +168,7 @@ pub(super) fn send(
     waiting: &Waiting<'_>,
     (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
     connection.request(frame, waiting, manner, now)
 }
@@ -124,7 +181,7 @@ pub(super) fn send_oneway(
     connection: &Arc<Connection>,
     deadline: &Deadline,
 ) -> Result<(), Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
     connection.oneway(frame, deadline.at(), deadline.began())
 }
@@ -136,6 +193,22 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
         ticket,
         alarm,
     }
+}
+
+type Added<'a> = [(&'a str, &'a str); 3];
+
+/// What a message gets beside its own properties: its id, and what makes it a half message.
+fn added_properties<'a>(producer_group: &'a str, message_id: &'a MessageId) -> Added<'a> {
+    [
+        (property::UNIQ_KEY, message_id.as_str()),
+        (property::TRAN_MSG, "true"),
+        (property::PGROUP, producer_group),
+    ]
+}
+
+/// All of it for a half message, else the id alone.
+fn if_half<'a>(is_half: bool, added: &'a Added<'a>) -> &'a [(&'a str, &'a str)] {
+    if is_half { added } else { added.split_at(1).0 }
 }
 
 /// The frame of one attempt.
@@ -150,7 +223,7 @@ impl<'a> SendFrame<'a> {
         shared: &'a Shared,
         prepared: &'a Prepared,
         to: &Destination,
-        added: &'a [(&'a str, &'a str)],
+        added: &'a Added<'a>,
         common: &'a OnceLock<Template>,
     ) -> Result<Self, Error> {
         let invalid = |what: &str| Error::InvalidMessage {
@@ -159,6 +232,7 @@ impl<'a> SendFrame<'a> {
         let (flag, properties) = match &prepared.batch {
             None => {
                 let own = prepared.message.property_pairs();
+                let added = if_half(prepared.is_half, added);
                 (prepared.message.flag(), PropertyList { own, added })
             }
             Some(batch) => (0, batch.properties()),
@@ -170,7 +244,7 @@ impl<'a> SendFrame<'a> {
             default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
                 .map_err(|_| invalid("default_topic_queue_nums"))?,
             queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
-            sys_flag: 0,
+            sys_flag: prepared.sys_flag(),
             born_timestamp_ms: prepared.born_timestamp_ms,
             flag,
             properties,

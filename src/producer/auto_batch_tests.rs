@@ -16,7 +16,7 @@ fn shared(auto_batch: AutoBatch) -> Arc<Shared> {
     // Nobody listens there.
     config.name_servers = Some("127.0.0.1:1".to_owned());
     config.auto_batch = Some(auto_batch);
-    Shared::start(config).unwrap()
+    Shared::start(config, None).unwrap()
 }
 
 fn message(topic: &str) -> Message {

@@ -26,7 +26,7 @@ fn shared() -> Arc<Shared> {
     let mut config = ProducerConfig::new("group".to_owned());
     // Nobody listens there, and nobody is asked.
     config.name_servers = Some("127.0.0.1:1".to_owned());
-    Shared::start(config).unwrap()
+    Shared::start(config, None).unwrap()
 }
 
 fn stop(shared: &Arc<Shared>) {
@@ -54,7 +54,7 @@ fn route() -> Arc<TopicRoute> {
                 topic_sys_flag: 0,
             })
             .collect(),
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     Arc::new(TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap())
 }

@@ -304,6 +304,8 @@ impl Prepared {
                 bytes,
                 wait_store_ok: waits(first),
             })),
+            compressed: None,
+            is_half: false,
         };
         Ok((prepared, ids.into()))
     }
@@ -395,13 +397,15 @@ fn batch_result(first: SendResult, ids: &[MessageId]) -> Result<BatchResult, Err
 
 /// Sends a batch and blocks until it is over.
 pub(super) fn send(shared: &Arc<Shared>, batch: &Batch, options: &Options) -> Result<BatchResult, Error> {
-    let mut ids = Ids::default();
-    let outcome = blocking::send_prepared(shared, options, batch.messages(), || {
-        let (prepared, made) = Prepared::of_batch(shared, batch)?;
-        ids = made;
-        Ok(prepared)
-    });
-    let outcome = outcome.and_then(|first| batch_result(first, &ids));
+    let send = || {
+        options.check()?;
+        let deadline = options.deadline(&shared.config);
+        let _inside = shared.gate.enter()?;
+        let (prepared, ids) = Prepared::of_batch(shared, batch)?;
+        let first = blocking::send_prepared(shared, batch.messages(), prepared, options, deadline)?;
+        batch_result(first, &ids)
+    };
+    let outcome = send();
     shared.tally.ended_together(outcome.as_ref().err(), batch.len());
     outcome
 }

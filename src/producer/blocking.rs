@@ -39,34 +39,21 @@ struct Open {
 
 /// Sends a message and blocks until it is over.
 pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<SendResult, Error> {
-    send_prepared(shared, options, std::slice::from_ref(message), || {
-        Prepared::new(shared, message)
-    })
-}
-
-/// Sends what `prepare` makes of these messages.
-pub(super) fn send_prepared(
-    shared: &Arc<Shared>,
-    options: &Options,
-    messages: &[Message],
-    prepare: impl FnOnce() -> Result<Prepared, Error>,
-) -> Result<SendResult, Error> {
     options.check()?;
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = prepare()?;
-    let outcome = match auto_batch::send(shared, &prepared, options, deadline) {
-        Some(outcome) => outcome,
-        None => send_alone(shared, prepared, options, deadline),
-    };
-    for message in messages {
+    let prepared = Prepared::new(shared, message)?;
+    if let Some(outcome) = auto_batch::send(shared, &prepared, options, deadline) {
         shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+        return outcome;
     }
-    outcome
+    send_prepared(shared, std::slice::from_ref(message), prepared, options, deadline)
 }
 
-fn send_alone(
+/// The same, by someone who is inside the gate already. Several messages are those of a batch.
+pub(super) fn send_prepared(
     shared: &Arc<Shared>,
+    messages: &[Message],
     prepared: Prepared,
     options: &Options,
     deadline: Deadline,
@@ -86,6 +73,9 @@ fn send_alone(
     let outcome = sending.run(options, &deadline);
     let used = sending.plan.begun();
     sending.desk.get_up(used);
+    for message in messages {
+        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    }
     outcome
 }
 

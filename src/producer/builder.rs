@@ -5,8 +5,11 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use super::{Producer, shared::Shared};
 use crate::{
     code::ResponseCode,
-    config::{AddressMap, AutoBatch, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
+    config::{
+        AddressMap, AutoBatch, EndTransactions, FaultTable, HeaderSerialization, ProducerConfig, Redelivery,
+    },
     error::Error,
+    message::CompressionType,
 };
 
 /// Collects the settings of a [`Producer`] and starts it.
@@ -144,6 +147,49 @@ impl ProducerBuilder {
     /// which leaves room for what 5.x brokers add; at most 32,767.
     pub fn max_properties_size(mut self, bytes: usize) -> Self {
         self.config.max_properties_size = bytes;
+        self
+    }
+
+    /// Compresses bodies on their way, with zlib as every release since 4.x reads it, or as only 5.x does. Default: none is
+    /// compressed, whatever features this crate is built with, unlike in Java, which uses zlib. Needs the feature of its name.
+    ///
+    /// A body is compressed once per send, on the caller's thread, if it is [long enough](Self::compress_from), and goes out
+    /// compressed if that is smaller (Java sends it either way). The message is not changed, and
+    /// [`Self::max_message_size`] counts its body as it is, as Java's limit does. The compressed copy counts against
+    /// [`Self::max_async_bytes`] too. Consumers see the body as it was.
+    ///
+    /// ```
+    /// # #[cfg(feature = "zlib")] {
+    /// use rocketmq_producer::{CompressionType, Producer};
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .compression(CompressionType::Zlib)
+    ///     .compress_from(16 * 1024)
+    ///     .start()?;
+    /// # drop(producer);
+    /// # }
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "compressType")]
+    pub fn compression(mut self, compression: CompressionType) -> Self {
+        self.config.compression = Some(compression);
+        self
+    }
+
+    /// Sets from how many bytes on a body is compressed. Default 4096, as `compressMsgBodyOverHowmuch`; small bodies hardly
+    /// shrink. Without effect unless [`Self::compression`] is set.
+    #[doc(alias = "compressMsgBodyOverHowmuch")]
+    pub fn compress_from(mut self, bytes: usize) -> Self {
+        self.config.compress_from = bytes;
+        self
+    }
+
+    /// Sets how hard the algorithm tries: 1 to 9 for zlib, 1 to 22 for zstd; LZ4 has no levels. Default 5, as
+    /// `rocketmq.message.compressLevel`. Without effect unless [`Self::compression`] is set.
+    #[doc(alias = "rocketmq.message.compressLevel")]
+    pub fn compression_level(mut self, level: u32) -> Self {
+        self.config.compression_level = level;
         self
     }
 
@@ -375,6 +421,43 @@ impl ProducerBuilder {
         self
     }
 
+    /// Sets how a [`TransactionProducer`](super::TransactionProducer) tells brokers how a transaction ended. Default
+    /// [`EndTransactions::Acknowledged`], which unlike Java's says whether it arrived.
+    ///
+    /// ```
+    /// use rocketmq_producer::{EndTransactions, Producer};
+    ///
+    /// let builder = Producer::builder("payments").end_transactions(EndTransactions::OneWay);
+    /// # drop(builder);
+    /// ```
+    pub fn end_transactions(mut self, how: EndTransactions) -> Self {
+        self.config.end_transactions = how;
+        self
+    }
+
+    /// Sets how many threads may ask the [listener](super::TransactionListener::check) of a transactional producer about
+    /// transactions at once. They start when they are needed. Default 4, where Java has 1 (`checkThreadPoolMaxSize`), so that
+    /// one slow answer does not hold up all others; at most 1024. Up to 2000 questions or 64 MiB of them wait; what comes
+    /// beyond that is dropped, and asked again by the broker.
+    #[doc(alias = "checkThreadPoolMaxSize")]
+    pub fn transaction_check_threads(mut self, threads: usize) -> Self {
+        self.config.transaction_check_threads = threads;
+        self
+    }
+
+    /// Sets for how long a commit that no broker has confirmed is not sent again, whatever brokers ask. Default 10 s, since a
+    /// broker of 5.x asks up to some seconds after it has received a commit, and publishes a message as often as it is
+    /// committed. A commit that was lost is sent again at the first question after that time, unless
+    /// [`Self::redelivery`] wants no duplicates.
+    pub fn unconfirmed_commit_pause(mut self, pause: Duration) -> Self {
+        self.config.unconfirmed_commit_pause = pause;
+        self
+    }
+
+    pub(super) fn into_config(self) -> ProducerConfig {
+        self.config
+    }
+
     /// Checks the settings and starts the producer. Nothing is sent yet: routes and connections are made when they are
     /// first needed.
     ///
@@ -382,6 +465,6 @@ impl ProducerBuilder {
     /// - [`Error::InvalidConfig`] for a setting that cannot work, named with its rule and value.
     /// - [`Error::Thread`] when the operating system refuses the timer thread.
     pub fn start(self) -> Result<Producer, Error> {
-        Shared::start(self.config).map(Producer::new)
+        Shared::start(self.config, None).map(Producer::new)
     }
 }

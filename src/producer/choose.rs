@@ -19,7 +19,7 @@ use crate::{
 /// Where the health of brokers is watched, as 5.x `MQFaultStrategy.selectOneMessageQueue`: first one that is available and
 /// not to be avoided, then one that can at least be reached, then any. Unlike 4.7.0, which takes only the broker that it
 /// means to avoid.
-pub(super) fn in_turn(
+pub(crate) fn in_turn(
     route: &TopicRoute,
     now: Instant,
     avoid: impl Fn(&RouteBroker) -> bool,
@@ -136,7 +136,7 @@ mod tests {
                     topic_sys_flag: 0,
                 })
                 .collect(),
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap()
     }

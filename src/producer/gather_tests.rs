@@ -29,6 +29,8 @@ fn prepared(number: usize, body_length: usize) -> Prepared {
         message_id: MessageId::from_text(&format!("{number:032X}")).unwrap(),
         born_timestamp_ms: 1,
         batch: None,
+        compressed: None,
+        is_half: false,
     }
 }
 

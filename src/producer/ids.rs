@@ -18,14 +18,14 @@ use crate::{
 /// process: a forked child that starts a producer makes other ids than its parent. It cannot go on with its parent's, whose
 /// threads it does not have.
 #[derive(Debug)]
-pub(super) struct IdMaker {
+pub(crate) struct IdMaker {
     prefix: UniqueKeyPrefix,
     counter: AtomicU64,
     id_length: usize,
 }
 
 impl IdMaker {
-    pub(super) fn new(ip: IpAddr) -> Self {
+    pub(crate) fn new(ip: IpAddr) -> Self {
         let random = RandomState::new().hash_one(process::id());
         let tag = u32::try_from(random >> 32).unwrap_or_default();
         Self {
@@ -40,7 +40,7 @@ impl IdMaker {
         self.id_length
     }
 
-    pub(super) fn next(&self, unix_ms: u64) -> MessageId {
+    pub(crate) fn next(&self, unix_ms: u64) -> MessageId {
         let counter = low_16(self.counter.fetch_add(1, Ordering::Relaxed));
         self.prefix.key(id_milliseconds(unix_ms), counter)
     }

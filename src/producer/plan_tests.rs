@@ -60,7 +60,7 @@ fn route(brokers: &[&str]) -> TopicRoute {
                 topic_sys_flag: 0,
             })
             .collect(),
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap()
 }

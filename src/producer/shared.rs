@@ -6,12 +6,14 @@ use super::{
     auto_batch::AutoBatcher,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    inbound::Served,
     lanes::Lanes,
     options::usual_rules,
     permits::Permits,
     plan::{RetryOf, Rules},
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
+    transaction::Transactions,
 };
 use crate::{
     cluster::{
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     pub(super) health: Option<Arc<BrokerHealth>>,
     /// `None` unless messages are gathered into batches.
     pub(super) auto_batch: Option<Arc<AutoBatcher>>,
+    /// `None` unless the producer is transactional.
+    pub(super) transactions: Option<Transactions>,
     pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
@@ -71,7 +75,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Checks the settings and starts the timer, the only thread that a producer has before its first send.
-    pub(super) fn start(config: ProducerConfig) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(
+        config: ProducerConfig,
+        transactions: Option<Transactions>,
+    ) -> Result<Arc<Self>, Error> {
         config.check()?;
         let name_servers = Arc::new(name_servers(&config)?);
         let ip = config
@@ -96,14 +103,10 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
+        connections.set_inbound(Arc::new(served(transactions.as_ref())));
         start_timer(&timer, &connections)?;
         let asked = health.as_ref().filter(|_| config.reachability_detector);
-        let detector = asked.map(|health| Detector {
-            health: Arc::clone(health),
-            connections: Arc::clone(&connections),
-            routes: Arc::clone(&routes),
-            timer: Arc::clone(&timer),
-        });
+        let detector = asked.map(|health| detector(health, &connections, &routes, &timer));
         let housekeeping = Housekeeping::start(
             identity(&config, &client_id),
             intervals(&config),
@@ -114,7 +117,7 @@ impl Shared {
             detector,
         );
         log::info!("producer {client_id} of group {} started", config.producer_group);
-        Ok(Arc::new(Self {
+        let shared = Arc::new(Self {
             auto_batch: AutoBatcher::new(&config, ip),
             ids: IdMaker::new(ip),
             client_id,
@@ -134,10 +137,24 @@ impl Shared {
             routes,
             housekeeping,
             health,
+            transactions,
             last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
-        }))
+        });
+        shared.started();
+        Ok(shared)
+    }
+
+    fn started(self: &Arc<Self>) {
+        if let Some(transactions) = &self.transactions {
+            transactions.started(self);
+        }
+        log::info!(
+            "producer {} of group {} started",
+            self.client_id,
+            self.config.producer_group
+        );
     }
 
     /// An attempt is begun that follows another.
@@ -166,6 +183,17 @@ impl Shared {
     /// broker may be passed over for a while.
     pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
         self.note_not_connected(error);
+        self.doubt_route(topic, error);
+        if let (Some(health), Some(broker)) = (&self.health, broker) {
+            if let Some(failure) = self.broker_failure(error) {
+                health.failed(&broker.name, failure, Instant::now());
+            }
+        }
+    }
+
+    /// Looks a route up again if the error means that it is out of date, and leaves a connection that the broker wants to
+    /// be rid of.
+    pub(super) fn doubt_route(&self, topic: &Arc<str>, error: &Error) {
         if let Error::Refused {
             address,
             code: ResponseCode::GO_AWAY,
@@ -188,16 +216,12 @@ impl Shared {
                 ResponseCode::TOPIC_NOT_EXIST
                     | ResponseCode::NO_PERMISSION
                     | ResponseCode::SERVICE_NOT_AVAILABLE
+                    | ResponseCode::NOT_LEADER_FOR_QUEUE
             ),
             _ => false,
         };
         if stale && !self.gate.is_closed() {
             self.routes.refresh(topic);
-        }
-        if let (Some(health), Some(broker)) = (&self.health, broker) {
-            if let Some(failure) = self.broker_failure(error) {
-                health.failed(&broker.name, failure, Instant::now());
-            }
         }
     }
 
@@ -264,6 +288,29 @@ fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(),
             purpose: "the timer",
             source: Arc::new(error),
         })
+}
+
+/// Which requests of brokers are served.
+fn served(transactions: Option<&Transactions>) -> Served {
+    let served = Served::default();
+    match transactions {
+        Some(transactions) => transactions.serve(served),
+        None => served,
+    }
+}
+
+fn detector(
+    health: &Arc<BrokerHealth>,
+    connections: &Arc<Connections>,
+    routes: &Arc<Routes>,
+    timer: &Arc<Timer>,
+) -> Detector {
+    Detector {
+        health: Arc::clone(health),
+        connections: Arc::clone(connections),
+        routes: Arc::clone(routes),
+        timer: Arc::clone(timer),
+    }
 }
 
 fn template_topic(config: &ProducerConfig) -> TemplateTopic {

@@ -4,6 +4,7 @@
 //! the crate's `tests/vectors`, whose README says where they come from. A row is told by its fields, not by its file:
 //!
 //! - frames (`frame_hex`, `decoded`) are checked in `golden/frames.rs`,
+//! - queries among them also in `golden/queries.rs`,
 //! - parts of messages (`kind` and what that kind has) in `golden/bodies.rs`,
 //! - odd frames and what servers made of them (`request_hex`, `outcome`) in `golden/probes.rs`.
 //!
@@ -13,6 +14,8 @@
 mod bodies;
 mod frames;
 mod probes;
+mod queries;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,13 +24,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// Kinds of rows that nothing in this library can check yet.
-const NOT_CHECKED: [(&str, &str); 5] = [
+const NOT_CHECKED: [(&str, &str); 4] = [
     ("acl_signature", "requests are not signed yet"),
     (
         "cluster_info_json",
         "a producer does not ask for the list of clusters",
     ),
-    ("compressed_body", "bodies are not compressed yet"),
     ("recall_handle", "timer messages are not recalled yet"),
     ("trace_body", "messages are not traced yet"),
 ];

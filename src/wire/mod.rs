@@ -13,6 +13,7 @@
 )]
 
 pub(crate) mod command;
+pub(crate) mod compression;
 pub(crate) mod decimal;
 pub(crate) mod frame;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) mod message;
 pub(crate) mod properties;
 pub(crate) mod reply_shape;
 pub(crate) mod request;
+pub(crate) mod stored_message;
 pub(crate) mod template;
 
 use std::borrow::Cow;

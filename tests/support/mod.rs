@@ -15,6 +15,6 @@ mod left_out;
 mod process;
 mod real_cluster;
 
-pub(crate) use java::ReadMessage;
+pub(crate) use java::{JavaClient, ReadMessage, java_command};
 pub(crate) use process::run;
 pub(crate) use real_cluster::{RealCluster, read_all, require_real_cluster, wait_until};
