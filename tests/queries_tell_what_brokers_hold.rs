@@ -331,6 +331,40 @@ fn messages_by_key_and_time_to_the_millisecond() {
     });
 }
 
+#[cfg(all(feature = "zlib", feature = "lz4", feature = "zstd"))]
+#[test]
+fn compressed_bodies_come_as_they_were_given() {
+    use rocketmq_producer::CompressionType;
+
+    within(PATIENCE, || {
+        let cluster = cluster(ServerVersion::V5_5_0);
+        let body = "Hello RocketMQ ".repeat(1_000);
+        for compression in [CompressionType::Zlib, CompressionType::Lz4, CompressionType::Zstd] {
+            let producer = producer_for(cluster.name_servers())
+                .compression(compression)
+                .start()
+                .unwrap();
+            let result = send(&producer, 0, "k", &body);
+            let stored = cluster.messages("orders").pop().unwrap();
+            assert!(stored.body.len() < body.len(), "{compression}");
+            for id in [result.message_id.as_str(), result.offset_message_id.as_str()] {
+                let message = producer.view_message("orders", id).unwrap().unwrap();
+                assert_eq!(
+                    (message.body(), message.still_compressed()),
+                    (body.as_bytes(), None)
+                );
+            }
+            let found = producer.query_messages("orders", "k", 64, ..).unwrap();
+            assert!(
+                found
+                    .messages
+                    .iter()
+                    .all(|message| message.body() == body.as_bytes())
+            );
+        }
+    });
+}
+
 #[test]
 fn a_new_topic_is_there_when_it_is_said_to_be() {
     within(PATIENCE, || {

@@ -57,13 +57,21 @@ fn main() -> Result<(), Failure> {
     }
     let options = options(words.into_iter())?;
     fs::create_dir_all(&options.out)?;
-    let mut markdown = String::new();
+    let (mut markdown, mut failed) = (String::new(), Vec::new());
     for (name, measure) in REPORTS {
         if !options.only.is_empty() && !options.only.iter().any(|wanted| wanted == name) {
             continue;
         }
         eprintln!("{name}:");
-        let report = measure(&options)?;
+        let report = match measure(&options) {
+            Ok(report) => report,
+            // The others are worth having all the same.
+            Err(error) => {
+                eprintln!("error: {name}: {error}");
+                failed.push(*name);
+                continue;
+            }
+        };
         if let Some(plot) = plot::draw(&report) {
             fs::write(options.out.join(format!("{name}.svg")), plot)?;
         }
@@ -73,7 +81,11 @@ fn main() -> Result<(), Failure> {
         // What has been measured is kept, whatever becomes of the rest.
         fs::write(options.out.join("curves.md"), &markdown)?;
     }
-    Ok(())
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not measured: {}", failed.join(", ")).into())
+    }
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options, Failure> {

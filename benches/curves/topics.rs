@@ -16,7 +16,7 @@ use crate::{
 
 const TOPICS: [u32; 5] = [1, 10, 100, 1000, 10_000];
 /// In place of 30 s, so that a run is short.
-const REFRESH: Duration = Duration::from_secs(3);
+const REFRESH: Duration = Duration::from_secs(5);
 /// How many refreshes are watched.
 const ROUNDS: u32 = 2;
 

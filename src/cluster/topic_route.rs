@@ -155,8 +155,11 @@ impl TopicRoute {
 
     /// Whether the other names the same queues on the same addresses.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let (ours, others) = (self.queues.iter(), other.queues.iter());
         self.brokers == other.brokers
             && self.listed == other.listed
+            // A logical queue may move from one broker to another.
+            && ours.map(|known| &known.broker).eq(others.map(|known| &known.broker))
             && self.from_template == other.from_template
     }
 
@@ -317,6 +320,15 @@ mod tests {
             route.queue_of("a").is_some(),
             "the detector finds it by its real name"
         );
+        // Queue 2 on either: the queues have the same names, and the brokers are the same.
+        let with_queue_2 = |on: usize| {
+            let mut data = data.clone();
+            data.queue_mappings[on].current.insert(2, 1);
+            from_data(&data).unwrap()
+        };
+        let (on_b, on_a) = (with_queue_2(0), with_queue_2(1));
+        assert_eq!((names(&on_b), &on_b.brokers), (names(&on_a), &on_a.brokers));
+        assert!(on_a.is_same(&with_queue_2(1)) && !on_a.is_same(&on_b));
     }
 
     #[test]

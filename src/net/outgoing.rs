@@ -22,9 +22,14 @@ use std::{
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::error::Written;
 
-/// Bytes that may wait in one connection's buffer before senders that can wait have to: far more than one system call
-/// takes, so that a larger one would not be quicker. A larger frame is let in when nothing else waits.
-pub(crate) const OUTGOING_LIMIT: usize = 1024 * 1024;
+/// Bytes that may wait in one connection's buffer before senders that can wait have to. Two of the largest messages.
+pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
+
+/// The same for small frames: far more than one system call takes, so that more would only be memory.
+pub(crate) const OUTGOING_LIMIT_OF_SMALL: usize = 1024 * 1024;
+
+/// Up to this size a frame is small.
+const SMALL_FRAME: usize = 64 * 1024;
 
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
@@ -239,8 +244,13 @@ impl Outgoing {
         size: usize,
         until: Instant,
     ) -> Result<(), Rejected<E>> {
+        let limit = if size <= SMALL_FRAME {
+            OUTGOING_LIMIT_OF_SMALL
+        } else {
+            OUTGOING_LIMIT
+        };
         // A frame that is larger than the whole buffer is let in when the buffer is empty.
-        while state.ended.is_none() && !state.frames.is_empty() && state.held() + size > OUTGOING_LIMIT {
+        while state.ended.is_none() && !state.frames.is_empty() && state.held() + size > limit {
             if self.progress.wait_until(state, until).timed_out() {
                 return Err(Rejected::NoRoom);
             }
