@@ -148,6 +148,106 @@ pub enum FaultTable {
     V5,
 }
 
+/// How long messages are gathered for one batch (5.x `ProduceAccumulator.holdMs`).
+const GATHER_FOR: Duration = Duration::from_millis(10);
+
+/// How large a gathered batch may be (`holdSize`).
+const GATHERED_BYTES: usize = 32 * 1024;
+
+/// What all gathered messages may take that have no outcome yet (`totalHoldSize`).
+const GATHERED_BYTES_IN_ALL: usize = 32 * 1024 * 1024;
+
+/// As `batchMaxDelayMs` and `batchMaxBytes` allow at most.
+const LONGEST_GATHER_FOR: Duration = Duration::from_secs(30);
+const MOST_GATHERED_BYTES: usize = 2 * 1024 * 1024;
+
+/// How messages are gathered into batches, see [`auto_batch`](crate::ProducerBuilder::auto_batch).
+///
+/// ```
+/// use std::time::Duration;
+/// use rocketmq_producer::{AutoBatch, Producer};
+///
+/// let producer = Producer::builder("orders")
+///     .name_servers("127.0.0.1:9876")
+///     .auto_batch(AutoBatch::default().hold(Duration::from_millis(2)).max_bytes(64 * 1024))
+///     .start()?;
+/// # drop(producer);
+/// # Ok::<(), rocketmq_producer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[doc(alias = "ProduceAccumulator")]
+pub struct AutoBatch {
+    pub(crate) hold: Duration,
+    pub(crate) max_bytes: usize,
+    pub(crate) max_total_bytes: usize,
+}
+
+impl Default for AutoBatch {
+    fn default() -> Self {
+        Self {
+            hold: GATHER_FOR,
+            max_bytes: GATHERED_BYTES,
+            max_total_bytes: GATHERED_BYTES_IN_ALL,
+        }
+    }
+}
+
+impl AutoBatch {
+    /// Sets how long a message waits at most for others. Default 10 ms, as `batchMaxDelayMs`; 1 ms to 30 s, and under half
+    /// the send timeout.
+    #[doc(alias = "batchMaxDelayMs")]
+    #[must_use]
+    pub fn hold(mut self, at_most: Duration) -> Self {
+        self.hold = at_most;
+        self
+    }
+
+    /// Sets how large a batch becomes: body, properties and 22 bytes of each message. A larger message goes by itself. Default
+    /// 32 KiB, as `batchMaxBytes`; at most 2 MiB.
+    #[doc(alias = "batchMaxBytes")]
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes all gathered messages may take together that have no outcome yet. Beyond it senders wait. Default
+    /// 32 MiB, as `totalBatchMaxBytes`; at least `max_bytes`.
+    #[doc(alias = "totalBatchMaxBytes")]
+    #[must_use]
+    pub fn max_total_bytes(mut self, bytes: usize) -> Self {
+        self.max_total_bytes = bytes;
+        self
+    }
+
+    fn check(&self, send_timeout: Duration) -> Result<(), String> {
+        let hold = self.hold;
+        if hold < Duration::from_millis(1) || hold > LONGEST_GATHER_FOR {
+            return Err(format!(
+                "hold is {hold:?}, which is not from 1ms to {LONGEST_GATHER_FOR:?}"
+            ));
+        }
+        if hold * 2 >= send_timeout {
+            return Err(format!(
+                "hold is {hold:?}, which leaves too little of the send timeout of {send_timeout:?}; it must be under half"
+            ));
+        }
+        if self.max_bytes == 0 || self.max_bytes > MOST_GATHERED_BYTES {
+            return Err(format!(
+                "max_bytes is {}, which is not from 1 to {MOST_GATHERED_BYTES}",
+                self.max_bytes
+            ));
+        }
+        if self.max_total_bytes < self.max_bytes {
+            return Err(format!(
+                "max_total_bytes is {}, which is less than one batch of {}",
+                self.max_total_bytes, self.max_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// How the end of a transaction is sent.
 ///
 /// Java sends it one-way, so nobody hears whether it arrived. Brokers of all releases answer when they are asked to.
@@ -176,7 +276,7 @@ impl fmt::Debug for AddressMap {
 
 /// Whether a message that may be stored already is sent again. RocketMQ stores whatever it is sent, so a second copy is only
 /// avoided by not sending it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Redelivery {
     /// A message whose outcome is unknown is sent again: it is stored at least once if any broker can be reached, and
@@ -226,6 +326,7 @@ pub(crate) struct ProducerConfig {
     pub(crate) header_serialization: HeaderSerialization,
     pub(crate) claimed_version: i32,
     pub(crate) language_code: u8,
+    pub(crate) auto_batch: Option<AutoBatch>,
     pub(crate) end_transactions: EndTransactions,
     pub(crate) transaction_check_threads: usize,
     pub(crate) unconfirmed_commit_pause: Duration,
@@ -269,6 +370,7 @@ impl ProducerConfig {
             header_serialization: HeaderSerialization::default(),
             claimed_version: CLAIMED_VERSION,
             language_code: LANGUAGE_CODE,
+            auto_batch: None,
             end_transactions: EndTransactions::default(),
             transaction_check_threads: TRANSACTION_CHECK_THREADS,
             unconfirmed_commit_pause: UNCONFIRMED_COMMIT_PAUSE,
@@ -367,6 +469,10 @@ impl ProducerConfig {
                 self.send_timeout
             );
             return invalid("delivery_timeout", reason);
+        }
+        let auto_batch = self.auto_batch.as_ref();
+        if let Some(Err(reason)) = auto_batch.map(|auto| auto.check(self.send_timeout)) {
+            return invalid("auto_batch", reason);
         }
         if self.reachability_detector && !self.latency_fault_tolerance {
             let reason = "nobody asks the detector unless latency_fault_tolerance is on";

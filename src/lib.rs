@@ -29,15 +29,15 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::{EndTransactions, FaultTable, HeaderSerialization, Redelivery};
+pub use config::{AutoBatch, EndTransactions, FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, Phase, Written};
 pub use message::{
-    CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
+    Batch, CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
 };
 pub use producer::{
-    Aimed, AnyMessageId, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic, Diagnosis, DiagnosisStep,
-    FailureCounts, FoundMessages, Full, LastError, Latency, LocalTransaction, NameServerStats, NewTopic,
-    Producer, ProducerBuilder, Queries, RetryCounts, SendCounts, SendFailure, SendResult, SendStatus,
-    ShutdownReport, Stats, Target, TopicStats, TransactionEnd, TransactionListener, TransactionProducer,
-    TransactionSendResult, Unflushed,
+    Aimed, AnyMessageId, BatchFailure, BatchResult, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic,
+    Diagnosis, DiagnosisStep, FailureCounts, FoundMessages, Full, LastError, Latency, LocalTransaction,
+    NameServerStats, NewTopic, Outcomes, Producer, ProducerBuilder, Queries, RetryCounts, SendCounts,
+    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, TransactionEnd,
+    TransactionListener, TransactionProducer, TransactionSendResult, Unflushed,
 };

@@ -276,6 +276,54 @@ fn a_batch_that_is_not_marked_is_one_message_and_a_broken_one_none() {
     assert_eq!(cluster.message_count("orders"), 1);
 }
 
+/// What real brokers say was seen with a limit of 64 KiB.
+#[test]
+fn a_batch_that_is_too_large_is_refused_as_by_each_release() {
+    let limit = 4_096;
+    for version in [ServerVersion::V4_7_0, ServerVersion::V5_5_0] {
+        let builder = MockCluster::builder().speaks(version).max_message_size(limit);
+        let cluster = builder.start().unwrap();
+        let mut client = RawClient::to_broker(&cluster, "broker-a");
+        let mut send = |records: usize| {
+            let mut fields = send_fields("orders", 0, "");
+            fields["m"] = json!("true");
+            // Each record: 91 bytes, the topic and the body.
+            let first = vec![b'x'; 1_000];
+            let second = vec![b'x'; records - 2 * (91 + 6) - 1_000];
+            let answer = client.ask(320, &fields, &batch_body(&[(&first, ""), (&second, "")]));
+            (answer.code(), answer.remark().to_owned())
+        };
+        assert_eq!(send(limit).0, 0);
+        let just_over = send(limit + 1);
+        // The body alone is 150 bytes shorter.
+        let far_over = send(limit + 151);
+        if version == ServerVersion::V4_7_0 {
+            assert_eq!(just_over.0, 1);
+            assert!(
+                just_over
+                    .1
+                    .starts_with("java.lang.RuntimeException: message size exceeded")
+            );
+            assert_eq!(far_over.0, 13);
+        } else {
+            assert_eq!(just_over.0, 0);
+            assert_eq!(far_over.0, 1);
+            assert!(
+                far_over
+                    .1
+                    .starts_with("java.lang.RuntimeException: message body size exceeded")
+            );
+        }
+    }
+    let cluster = cluster(ServerVersion::V5_5_0);
+    let mut client = RawClient::to_broker(&cluster, "broker-a");
+    let mut fields = send_fields("%RETRY%group", 0, "");
+    fields["m"] = json!("true");
+    let answer = client.ask(320, &fields, &batch_body(&[(b"x", "")]));
+    let remark = "batch request does not support retry group %RETRY%group";
+    assert_eq!((answer.code(), answer.remark()), (13, remark));
+}
+
 #[test]
 fn only_the_broker_that_received_a_message_has_its_new_topic() {
     for version in VERSIONS {

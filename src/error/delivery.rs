@@ -81,8 +81,10 @@ impl fmt::Display for Written {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// For room among the asynchronous sends in flight.
+    /// For room among the asynchronous sends in flight, or among the messages that are gathered into batches.
     Permit,
+    /// For other messages to share a batch with.
+    Gather,
     /// For the topic route from a name server.
     Route,
     /// For the connection to the broker.
@@ -98,7 +100,10 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Permit => "waiting for room (max_async_in_flight, max_async_bytes)",
+            Self::Permit => {
+                "waiting for room (max_async_in_flight, max_async_bytes, max_total_bytes of auto_batch)"
+            }
+            Self::Gather => "being gathered into a batch",
             Self::Route => "waiting for the topic route",
             Self::Connect => "connecting",
             Self::Write => "writing the request",
@@ -120,12 +125,26 @@ const REFUSED_BEFORE_THE_LOG: &[&str] = &[
     "The specified topic contains illegal characters",
     "The specified topic is longer than topic max length",
     "The topic[TBW102] is conflict with system reserved words",
+    BATCH_TOO_LARGE,
+    BATCH_BODY_TOO_LARGE,
     // 4.x acl: checked before the request reaches its processor.
     ACL_EXCEPTION,
 ];
 
+/// How 4.x refuses a batch that it measures before it is appended (4.7.0 `CommitLog.MessageExtBatchEncoder`).
+const BATCH_TOO_LARGE: &str = "RuntimeException: message size exceeded";
+
+/// How 5.x does (`MessageExtEncoder`).
+const BATCH_BODY_TOO_LARGE: &str = "RuntimeException: message body size exceeded";
+
 /// How 4.x names the exception of a failed access check in the remark.
 const ACL_EXCEPTION: &str = "AclException";
+
+/// Whether a broker refuses a batch for its size. 13 is the code for that too, but not the only one.
+pub(crate) fn is_size_refusal(code: ResponseCode, remark: &str) -> bool {
+    let says = |text: &&str| remark.contains(*text);
+    code == ResponseCode::SYSTEM_ERROR && [BATCH_TOO_LARGE, BATCH_BODY_TOO_LARGE].iter().any(says)
+}
 
 /// What a broker's refusal says about the message. A code that is not named here leaves the outcome open.
 pub(crate) fn refusal_delivery(code: ResponseCode, remark: &str) -> Delivery {

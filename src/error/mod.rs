@@ -10,7 +10,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 pub use attempts::{Attempt, FailedSend};
 pub use brokers::{BrokerFailure, FailedOnBrokers};
 pub use delivery::{Delivery, Phase, Written};
-pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
+pub(crate) use delivery::{is_access_refusal, is_busy_refusal, is_size_refusal};
 
 use crate::code::ResponseCode;
 
@@ -260,7 +260,9 @@ impl fmt::Display for Error {
                 match phase {
                     Phase::Connect | Phase::Write | Phase::Reply => write!(f, "({written})"),
                     // What was written then, if anything, was not the message.
-                    Phase::Permit | Phase::Route | Phase::Order => f.write_str("(message not sent)"),
+                    Phase::Permit | Phase::Gather | Phase::Route | Phase::Order => {
+                        f.write_str("(message not sent)")
+                    }
                 }
             }
             Self::Refused {

@@ -6,6 +6,9 @@ use std::{fmt, hash};
 /// The longest id of RocketMQ is 56 characters (28 bytes in hex, IPv6); a little room is left for servers to come.
 pub(crate) const ID_CAPACITY: usize = 62;
 
+/// Digits of an id that was made on an IPv4 address.
+pub(crate) const USUAL_ID_LENGTH: usize = 32;
+
 /// Text of at most [`ID_CAPACITY`] printable ASCII characters, stored inline.
 #[derive(Clone, Copy)]
 struct ShortText {

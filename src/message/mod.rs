@@ -1,6 +1,7 @@
 //! What a user builds and gets back by name: messages, queues and ids. A message is checked when it is built, never
 //! changed afterwards, and knows nothing of bytes on the wire.
 
+pub(crate) mod batch;
 mod builder;
 mod compression;
 pub(crate) mod id;
@@ -11,6 +12,7 @@ pub(crate) mod stored;
 
 use std::{fmt, sync::Arc};
 
+pub use batch::Batch;
 pub use builder::MessageBuilder;
 pub use compression::CompressionType;
 pub use id::{MessageId, OffsetMessageId};

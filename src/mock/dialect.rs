@@ -247,6 +247,28 @@ impl ServerVersion {
         (ResponseCode::MESSAGE_ILLEGAL, remark)
     }
 
+    /// The refusal of a batch whose body, or whose records together, are over the limit, where it is none that a single
+    /// message gets.
+    pub(super) fn batch_too_large(
+        self,
+        body: usize,
+        records: usize,
+        limit: usize,
+    ) -> Option<(ResponseCode, &'static str)> {
+        let remark = match self {
+            ServerVersion::V4_7_0 if body <= limit && records > limit => {
+                "java.lang.RuntimeException: message size exceeded, \
+                 org.apache.rocketmq.store.CommitLog$MessageExtBatchEncoder.encode(CommitLog.java:1837)"
+            }
+            ServerVersion::V5_5_0 if body > limit => {
+                "java.lang.RuntimeException: message body size exceeded, \
+                 org.apache.rocketmq.store.MessageExtEncoder.encode(MessageExtEncoder.java:290)"
+            }
+            ServerVersion::V4_7_0 | ServerVersion::V4_9_7 | ServerVersion::V5_5_0 => return None,
+        };
+        Some((ResponseCode::SYSTEM_ERROR, remark))
+    }
+
     /// The refusal of a broker whose disk is full.
     pub(super) fn disk_full(self) -> (ResponseCode, String) {
         let disk = "CL:  1.00 CQ:  1.00 INDEX:  1.00";

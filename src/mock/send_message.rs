@@ -148,6 +148,10 @@ fn check_target(
     send: &ReceivedSend<'_>,
 ) -> Result<(Arc<str>, u32), Reply> {
     shared.version.check_topic(&send.topic).map_err(refuse)?;
+    if send.batch && shared.version == ServerVersion::V5_5_0 && send.topic.starts_with("%RETRY%") {
+        let remark = format!("batch request does not support retry group {}", send.topic);
+        return Err(refuse((ResponseCode::MESSAGE_ILLEGAL, remark)));
+    }
     let found = shared.topics.find_or_create(
         session.origin.broker,
         &send.topic,
@@ -196,7 +200,7 @@ fn items<'a>(
 }
 
 /// Refuses what is too large: 4.7.0 compares the whole record with the limit (`CommitLog`), later releases only the
-/// body, and all of them a batch's body.
+/// body, and all of them a batch's body. 4.7.0 also compares all records of a batch together.
 fn check_size(
     shared: &Shared,
     send: &ReceivedSend<'_>,
@@ -204,6 +208,17 @@ fn check_size(
     body: &[u8],
     items: &[OwnedItem<'_>],
 ) -> Result<(), Reply> {
+    if send.batch {
+        let records = items.iter().map(|item| {
+            let properties = item.properties.len();
+            Store::record_length(topic, item.body.len(), properties)
+        });
+        let records = records.fold(0_usize, usize::saturating_add);
+        let limit = shared.max_message_size;
+        if let Some((code, remark)) = shared.version.batch_too_large(body.len(), records, limit) {
+            return Err(Reply::refusal(code, remark, ReplyFields::None));
+        }
+    }
     let longest = items.iter().map(|item| item.properties.len()).max().unwrap_or(0);
     let size = match shared.version {
         ServerVersion::V4_7_0 if !send.batch => Store::record_length(topic, body.len(), longest),

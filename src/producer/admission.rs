@@ -5,6 +5,7 @@ use std::{sync::Arc, thread, time::Instant};
 
 use super::{
     attempt::Prepared,
+    auto_batch::{self, Admission},
     background::AsyncSend,
     choose,
     gate::{Gate, Inside},
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Phase, Written},
-    message::Message,
+    message::{Batch, Message},
     net::{
         deadline::Deadline,
         sync::Mutex,
@@ -34,11 +35,28 @@ pub(super) struct Closing {
     on_done: OnDone,
     permit: Option<Permit>,
     _inside: Option<Inside<Arc<Gate>>>,
+    /// The messages of a batch, each of which has this outcome.
+    batch: Option<Batch>,
+    /// Not the user's: counts nothing, and runs where the send ends.
+    is_internal: bool,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
 /// called here. Blocks for a permit, and for the route if a selector has to choose.
 pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on_done: OnDone) {
+    let prepare = |message: &Message| Prepared::new(shared, message);
+    send_prepared(shared, message, None, options, on_done, prepare);
+}
+
+/// Begins a send of what `prepare` makes of a message, or of a batch and its first message.
+pub(super) fn send_prepared(
+    shared: &Arc<Shared>,
+    message: Message,
+    batch: Option<Batch>,
+    options: &Options,
+    on_done: OnDone,
+    prepare: impl FnOnce(&Message) -> Result<Prepared, Error>,
+) {
     let deadline = options.deadline(&shared.config);
     if let Err(error) = shared.workers.ensure_one() {
         let source = Arc::new(error);
@@ -52,22 +70,32 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
     }
     let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
-        Err(error) => return refuse(shared, message, error, on_done, None),
+        Err(error) => return refuse(shared, message, error, Closing::new(on_done, batch), None),
     };
     let admitted = options
         .check()
-        .and_then(|()| Prepared::new(shared, &message))
+        .and_then(|()| prepare(&message))
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
-            Ok((prepared, permit))
+            match auto_batch::admit(
+                shared,
+                &prepared,
+                options,
+                &shared.async_rules,
+                &deadline,
+                deadline.at(),
+            ) {
+                Admission::NoRoom => Err(no_permit(&message, &deadline)),
+                admission => Ok((prepared, permit, admission)),
+            }
         });
     match admitted {
-        Ok((prepared, permit)) => {
-            let closing = Closing::new(on_done, Some(permit), Some(inside));
-            begin(shared, prepared, options, deadline, closing);
+        Ok((prepared, permit, admission)) => {
+            let closing = Closing::new(on_done, batch).holding(Some(permit), Some(inside));
+            begin(shared, prepared, admission, options, deadline, closing);
         }
-        Err(error) => refuse(shared, message, error, on_done, Some(inside)),
+        Err(error) => refuse(shared, message, error, Closing::new(on_done, batch), Some(inside)),
     }
 }
 
@@ -92,28 +120,34 @@ where
     let Some(permit) = shared.permits.acquire(prepared.size(), Instant::now()) else {
         return Err(Full::new(message, on_done));
     };
+    let deadline = options.deadline(&shared.config);
+    let rules = &shared.async_rules;
+    let admission = auto_batch::admit(shared, &prepared, options, rules, &deadline, Instant::now());
+    if matches!(admission, Admission::NoRoom) {
+        return Err(Full::new(message, on_done));
+    }
     if shared.workers.ensure_one().is_err() {
-        drop(permit);
+        drop((permit, admission));
         send(shared, message, options, Box::new(on_done));
         return Ok(());
     }
     match shared.gate.enter_detached() {
         Ok(inside) => {
-            let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
-            begin(
-                shared,
-                prepared,
-                options,
-                options.deadline(&shared.config),
-                closing,
-            );
+            let closing = Closing::new(Box::new(on_done), None).holding(Some(permit), Some(inside));
+            begin(shared, prepared, admission, options, deadline, closing);
         }
-        Err(error) => refuse(shared, message, error, Box::new(on_done), None),
+        Err(error) => refuse(
+            shared,
+            message,
+            error,
+            Closing::new(Box::new(on_done), None),
+            None,
+        ),
     }
     Ok(())
 }
 
-fn no_permit(message: &Message, deadline: &Deadline) -> Error {
+pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
     Error::Timeout {
         phase: Phase::Permit,
         target: format!("topic {}", message.topic()).into(),
@@ -129,13 +163,13 @@ fn refuse(
     shared: &Arc<Shared>,
     message: Message,
     error: Error,
-    on_done: OnDone,
+    closing: Closing,
     inside: Option<Inside<Arc<Gate>>>,
 ) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
     let has_room = room.is_some() || is_worker();
-    let closing = Closing::new(on_done, room, inside);
+    let closing = closing.holding(room, inside);
     let what = Mutex::new(Some((closing, message, error)));
     let refused = Arc::new(Refused {
         shared: Arc::clone(shared),
@@ -148,7 +182,17 @@ fn refuse(
     }
 }
 
-fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
+fn begin(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    admission: Admission,
+    options: &Options,
+    deadline: Deadline,
+    closing: Closing,
+) {
+    if let Admission::Gather(ticket) = admission {
+        return auto_batch::send_async(shared, ticket, prepared, deadline, closing);
+    }
     let rules = options.rules(&shared.config, &shared.async_rules);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);
@@ -204,11 +248,35 @@ impl Task for Refused {
 }
 
 impl Closing {
-    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside<Arc<Gate>>>) -> Self {
+    pub(super) fn new(on_done: OnDone, batch: Option<Batch>) -> Self {
         Self {
             on_done,
+            permit: None,
+            _inside: None,
+            batch,
+            is_internal: false,
+        }
+    }
+
+    /// For a batch of messages that were gathered, each of which has a closing of its own.
+    pub(super) fn of_gathered(on_done: Box<dyn FnOnce(Result<SendResult, Error>) + Send>) -> Self {
+        let on_done = |outcome: Result<SendResult, SendFailure>| on_done(outcome.map_err(|it| it.error));
+        Self {
+            is_internal: true,
+            ..Self::new(Box::new(on_done), None)
+        }
+    }
+
+    pub(super) fn is_internal(&self) -> bool {
+        self.is_internal
+    }
+
+    /// What is given back when the closure is run.
+    pub(super) fn holding(self, permit: Option<Permit>, inside: Option<Inside<Arc<Gate>>>) -> Self {
+        Self {
             permit,
             _inside: inside,
+            ..self
         }
     }
 
@@ -217,10 +285,26 @@ impl Closing {
             on_done,
             permit,
             _inside,
+            batch,
+            is_internal,
         } = self;
+        if is_internal {
+            return on_done(outcome);
+        }
         let failure = outcome.as_ref().err();
-        shared.tally.ended(failure.map(|failure| &failure.error));
-        shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
+        let error = failure.map(|failure| &failure.error);
+        match &batch {
+            None => {
+                shared.tally.ended(error);
+                shutdown::note(shared, failure.map(|failure| (&failure.message, &failure.error)));
+            }
+            Some(batch) => {
+                shared.tally.ended_together(error, batch.len());
+                for message in batch.messages() {
+                    shutdown::note(shared, error.map(|error| (message, error)));
+                }
+            }
+        }
         shared.gate.run_closure(|| match permit {
             Some(permit) => permit.carry(|| on_done(outcome)),
             None => on_done(outcome),

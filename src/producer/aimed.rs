@@ -3,13 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    admission, blocking, oneway,
+    admission,
+    batch::{self, BatchFailure, BatchResult, Outcomes},
+    blocking, oneway,
     options::Options,
     result::{Full, SendFailure, SendResult},
     shared::Shared,
     target::Target,
 };
-use crate::{config::Redelivery, error::Error, message::Message};
+use crate::{
+    config::Redelivery,
+    error::Error,
+    message::{Batch, Message},
+};
 
 /// Where, for how long and how the next sends go; made by [`Producer::to`](super::Producer::to) and
 /// [`Producer::timeout`](super::Producer::timeout). It can be used for several sends.
@@ -112,5 +118,41 @@ impl<'p> Aimed<'p> {
     /// not a queue of the topic.
     pub fn send_oneway(&self, message: &Message) -> Result<(), Error> {
         oneway::send(self.shared, message, &self.options)
+    }
+
+    /// As [`Producer::send_batch`](super::Producer::send_batch). A selector closure is given the first message.
+    ///
+    /// # Errors
+    /// Those of [`Producer::send_batch`](super::Producer::send_batch), [`Error::InvalidMessage`] when the target is not a
+    /// queue of the topic, and [`Error::OrderEnded`] for an ordered send.
+    pub fn send_batch(&self, batch: &Batch) -> Result<BatchResult, Error> {
+        batch::send(self.shared, batch, &self.options)
+    }
+
+    /// As [`Producer::send_batch_async`](super::Producer::send_batch_async). A selector closure is given the first message
+    /// and called on this thread, which waits for the route if it is not known yet.
+    pub fn send_batch_async(
+        &self,
+        batch: Batch,
+        on_done: impl FnOnce(Result<BatchResult, BatchFailure>) + Send + 'static,
+    ) {
+        batch::send_async(self.shared, batch, &self.options, on_done);
+    }
+
+    /// As [`Producer::send_batch_oneway`](super::Producer::send_batch_oneway). It cannot be ordered.
+    ///
+    /// # Errors
+    /// Those of [`Producer::send_batch_oneway`](super::Producer::send_batch_oneway), and [`Error::InvalidMessage`] when the
+    /// target is not a queue of the topic.
+    pub fn send_batch_oneway(&self, batch: &Batch) -> Result<(), Error> {
+        batch::send_oneway(self.shared, batch, &self.options)
+    }
+
+    /// As [`Producer::send_all`](super::Producer::send_all). A selector closure is given the first message of each batch.
+    ///
+    /// # Errors
+    /// Those of [`Producer::send_all`](super::Producer::send_all).
+    pub fn send_all(&self, messages: impl Into<Vec<Message>>) -> Result<Outcomes, Error> {
+        batch::send_all(self.shared, messages.into(), &self.options)
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    batch::BatchBody,
     plan::{Destination, Finished},
     result::{SendResult, SendStatus},
     shared::Shared,
@@ -22,7 +23,7 @@ use crate::{
     },
     wire::{
         WireError, compression,
-        header::{Envelope, Header},
+        header::{Envelope, Header, encode_frame},
         message::RECORD_OVERHEAD,
         request::send_message::{PropertyList, SendMessage, SendReply},
         template::Template,
@@ -35,18 +36,21 @@ const SYS_FLAG_PREPARED: i32 = 4;
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
+    /// Of a batch, the first.
     pub(super) message: Message,
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
+    /// All messages of a batch, as they go out.
+    pub(super) batch: Option<Arc<BatchBody>>,
     /// What goes out in place of the body, if that is smaller.
-    compressed: Option<Arc<Compressed>>,
+    pub(super) compressed: Option<Arc<Compressed>>,
     /// Stored out of sight until its transaction ends.
-    is_half: bool,
+    pub(super) is_half: bool,
 }
 
 /// A body as it goes out, and what tells readers so.
 #[derive(Debug)]
-struct Compressed {
+pub(super) struct Compressed {
     body: Vec<u8>,
     sys_flag: i32,
 }
@@ -102,6 +106,7 @@ impl Prepared {
             message: message.clone(),
             message_id,
             born_timestamp_ms,
+            batch: None,
             compressed: compressed(shared, message),
             is_half,
         })
@@ -109,9 +114,10 @@ impl Prepared {
 
     /// The body as it goes out.
     fn body(&self) -> &[u8] {
-        match &self.compressed {
-            Some(compressed) => &compressed.body,
-            None => self.message.body(),
+        match (&self.batch, &self.compressed) {
+            (Some(batch), _) => &batch.bytes,
+            (None, Some(compressed)) => &compressed.body,
+            (None, None) => self.message.body(),
         }
     }
 
@@ -130,6 +136,9 @@ impl Prepared {
 
     /// What the message takes while it is held, in both forms.
     pub(super) fn size(&self) -> usize {
+        if let Some(batch) = &self.batch {
+            return batch.bytes.len() + RECORD_OVERHEAD;
+        }
         let compressed = self
             .compressed
             .as_ref()
@@ -220,6 +229,14 @@ impl<'a> SendFrame<'a> {
         let invalid = |what: &str| Error::InvalidMessage {
             reason: format!("{what} does not fit a 32-bit number"),
         };
+        let (flag, properties) = match &prepared.batch {
+            None => {
+                let own = prepared.message.property_pairs();
+                let added = if_half(prepared.is_half, added);
+                (prepared.message.flag(), PropertyList { own, added })
+            }
+            Some(batch) => (0, batch.properties()),
+        };
         let header = SendMessage {
             producer_group: &shared.config.producer_group,
             topic: prepared.message.topic(),
@@ -229,15 +246,12 @@ impl<'a> SendFrame<'a> {
             queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
             sys_flag: prepared.sys_flag(),
             born_timestamp_ms: prepared.born_timestamp_ms,
-            flag: prepared.message.flag(),
-            properties: PropertyList {
-                own: prepared.message.property_pairs(),
-                added: if_half(prepared.is_half, added),
-            },
+            flag,
+            properties,
             reconsume_times: 0,
             unit_mode: false,
             max_reconsume_times: None,
-            batch: false,
+            batch: prepared.batch.is_some(),
             // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
             broker_name: None,
         };
@@ -251,7 +265,11 @@ impl<'a> SendFrame<'a> {
 
 impl Frame for SendFrame<'_> {
     fn code(&self) -> RequestCode {
-        RequestCode::SEND_MESSAGE_V2
+        if self.header.batch {
+            RequestCode::SEND_BATCH_MESSAGE
+        } else {
+            RequestCode::SEND_MESSAGE_V2
+        }
     }
 
     fn size(&self) -> usize {
@@ -259,6 +277,10 @@ impl Frame for SendFrame<'_> {
     }
 
     fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
+        if self.header.batch {
+            // So large that there is nothing to be gained from what headers have in common.
+            return encode_frame(out, envelope, |writer| self.header.write_v2(writer), self.body);
+        }
         self.header.append_from(self.common, out, envelope, self.body)
     }
 }
@@ -314,6 +336,7 @@ pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -
         status,
         message_id: prepared.message_id,
         offset_message_id: reply.offset_message_id,
+        all_offset_ids: reply.all_ids,
         queue,
         queue_offset: reply.queue_offset,
         transaction_id: reply.transaction_id,

@@ -434,7 +434,7 @@ impl AsyncSend {
         let turn = state.turn.take();
         let failure = state.failure.as_ref().map(Error::delivery);
         drop(state);
-        wake_ups.task(Arc::<Self>::clone(self));
+        Arc::clone(self).hand_over(wake_ups);
         if let Some(turn) = turn {
             turn.end(failure);
         }
@@ -466,7 +466,22 @@ impl AsyncSend {
         let entrance = state.entrance.take();
         drop(state);
         drop(entrance);
-        self.shared.workers.submit(Arc::<Self>::clone(self));
+        Arc::clone(self).hand_over(&mut WakeUps::default());
+    }
+
+    /// Has the outcome told: by a worker, unless nobody outside is told.
+    fn hand_over(self: Arc<Self>, wake_ups: &mut WakeUps) {
+        let is_internal = self
+            .state
+            .lock()
+            .closing
+            .as_ref()
+            .is_some_and(Closing::is_internal);
+        if is_internal {
+            self.run();
+        } else {
+            wake_ups.task(self);
+        }
     }
 }
 

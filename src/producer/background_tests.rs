@@ -86,6 +86,7 @@ fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
 fn store(plan: &mut SendPlan, number: u32) {
     let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
+        all_ids: None,
         queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
@@ -98,7 +99,7 @@ fn store(plan: &mut SendPlan, number: u32) {
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
     let (sender, told) = channel::unbounded();
     let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
-    let closing = Closing::new(on_done, None, None);
+    let closing = Closing::new(on_done, None);
     let message = Message::new("t", "x").unwrap();
     let prepared = Prepared::new(shared, &message).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
@@ -260,7 +261,7 @@ fn an_ordered_send_does_not_overtake_one_that_looks_for_its_route() {
         };
         let plan = SendPlan::new(rules, "t".into(), Deadline::after(4 * PATIENCE));
         let on_done = Box::new(|_| {});
-        let closing = Closing::new(on_done, None, None);
+        let closing = Closing::new(on_done, None);
         let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap()).unwrap();
         AsyncSend::new(
             &shared,

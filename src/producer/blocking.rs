@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     attempt::{self, Prepared},
-    choose,
+    auto_batch, choose,
     desk::{Arrival, Desk, What},
     options::Options,
     plan::{Destination, SendPlan, Step},
@@ -43,19 +43,23 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
     let prepared = Prepared::new(shared, message)?;
-    send_prepared(shared, message, prepared, options, deadline)
+    if let Some(outcome) = auto_batch::send(shared, &prepared, options, deadline) {
+        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+        return outcome;
+    }
+    send_prepared(shared, std::slice::from_ref(message), prepared, options, deadline)
 }
 
-/// The same, by someone who is inside the gate already.
+/// The same, by someone who is inside the gate already. Several messages are those of a batch.
 pub(super) fn send_prepared(
     shared: &Arc<Shared>,
-    message: &Message,
+    messages: &[Message],
     prepared: Prepared,
     options: &Options,
     deadline: Deadline,
 ) -> Result<SendResult, Error> {
     let rules = options.rules(&shared.config, &shared.blocking_rules);
-    let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
+    let plan = SendPlan::new(rules, Arc::clone(prepared.message.shared_topic()), deadline);
     let desk = Desk::sit_down();
     let mut sending = Sending {
         shared,
@@ -69,7 +73,9 @@ pub(super) fn send_prepared(
     let outcome = sending.run(options, &deadline);
     let used = sending.plan.begun();
     sending.desk.get_up(used);
-    shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    for message in messages {
+        shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
+    }
     outcome
 }
 

@@ -5,7 +5,9 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use super::{Producer, shared::Shared};
 use crate::{
     code::ResponseCode,
-    config::{AddressMap, EndTransactions, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
+    config::{
+        AddressMap, AutoBatch, EndTransactions, FaultTable, HeaderSerialization, ProducerConfig, Redelivery,
+    },
     error::Error,
     message::CompressionType,
 };
@@ -365,6 +367,37 @@ impl ProducerBuilder {
             .map(|(advertised, dialled)| (advertised.into(), dialled.into()))
             .collect();
         self.address_map(move |advertised| table.get(advertised).cloned())
+    }
+
+    /// Gathers messages into batches, as 5.x's `ProduceAccumulator` does: one request for many messages, which is many times
+    /// quicker than one for each. Default: off, as `autoBatch`.
+    ///
+    /// Messages for the same topic and queue, with the same `wait_store_ok`, timeout and way of being repeated share a batch,
+    /// whoever sends them. A batch goes when it has [`max_bytes`](AutoBatch::max_bytes), when its first message has waited
+    /// for [`hold`](AutoBatch::hold), when [`Producer::flush`] or [`Producer::shutdown`] asks for it, and, if a blocked
+    /// thread waits for it, as soon as no other batch of its kind is under way: so blocked threads wait for
+    /// one another no longer than for an answer. Each sender gets the result of its own message, and its own error; where a
+    /// broker refuses a batch because of what is in it, its messages are sent one by one.
+    ///
+    /// Sends wait for room while all gathered messages take [`max_total_bytes`](AutoBatch::max_total_bytes), up to their
+    /// own deadline; [`Producer::try_send_async`] gives the message back, and from inside a callback the message goes by itself.
+    /// By themselves also go messages that cannot be in a [`Batch`](crate::Batch), that are larger than a batch, one-way
+    /// ones, ordered sends, sends with a selector closure, and sends whose time is under twice the hold.
+    ///
+    /// ```
+    /// use rocketmq_producer::{AutoBatch, Producer};
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .auto_batch(AutoBatch::default())
+    ///     .start()?;
+    /// # drop(producer);
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "autoBatch")]
+    pub fn auto_batch(mut self, auto_batch: AutoBatch) -> Self {
+        self.config.auto_batch = Some(auto_batch);
+        self
     }
 
     /// Sets how the headers of requests are written. Default JSON, as in Java.

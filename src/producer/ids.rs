@@ -9,9 +9,9 @@ use std::{
 };
 
 use crate::{
-    message::MessageId,
+    message::{MessageId, id::USUAL_ID_LENGTH},
     net::sync::{AtomicU64, Ordering},
-    wire::id::{UniqueKeyPrefix, id_milliseconds},
+    wire::id::{MAX_ID_DIGITS, UniqueKeyPrefix, id_milliseconds},
 };
 
 /// Makes message ids (4.7.0 `MessageClientIDSetter`). Unlike 4.7.0 tag and counter belong to the producer, not to the
@@ -21,6 +21,7 @@ use crate::{
 pub(crate) struct IdMaker {
     prefix: UniqueKeyPrefix,
     counter: AtomicU64,
+    id_length: usize,
 }
 
 impl IdMaker {
@@ -30,7 +31,13 @@ impl IdMaker {
         Self {
             prefix: UniqueKeyPrefix::new(ip, low_16(process::id().into()), tag),
             counter: AtomicU64::new(random & 0xFFFF),
+            id_length: id_length(ip),
         }
+    }
+
+    /// How many digits its ids have.
+    pub(super) fn id_length(&self) -> usize {
+        self.id_length
     }
 
     pub(crate) fn next(&self, unix_ms: u64) -> MessageId {
@@ -41,6 +48,14 @@ impl IdMaker {
 
 fn low_16(value: u64) -> u16 {
     u16::try_from(value & 0xFFFF).unwrap_or_default()
+}
+
+/// How many digits the ids of that address have.
+pub(super) fn id_length(ip: IpAddr) -> usize {
+    match ip {
+        IpAddr::V4(_) => USUAL_ID_LENGTH,
+        IpAddr::V6(_) => MAX_ID_DIGITS,
+    }
 }
 
 /// Milliseconds since 1970 by the wall clock, which is used for born times and ids only, never for timeouts.

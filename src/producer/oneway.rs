@@ -15,13 +15,23 @@ use crate::{
 
 /// Hands a message to the connection of a broker. `Ok` says that the connection has taken it over.
 pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -> Result<(), Error> {
+    send_prepared(shared, options, || Prepared::new(shared, message))
+}
+
+/// Hands over what `prepare` makes.
+pub(super) fn send_prepared(
+    shared: &Arc<Shared>,
+    options: &Options,
+    prepare: impl FnOnce() -> Result<Prepared, Error>,
+) -> Result<(), Error> {
     if options.ordered {
         let reason = "a one-way send cannot be ordered: nobody hears when it is stored".to_owned();
         return Err(Error::InvalidMessage { reason });
     }
     let deadline = options.oneway_deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = Prepared::new(shared, message)?;
+    let prepared = prepare()?;
+    let message = &prepared.message;
     let topic = message.shared_topic();
     let route = shared.routes.wait(topic, &deadline)?;
     let to = match options.aim() {

@@ -27,7 +27,7 @@ use crate::{
     cluster::topic_route::{PublishQueue, RouteBroker, TopicRoute},
     code::ResponseCode,
     config::Redelivery,
-    error::{Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
+    error::{Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal, is_size_refusal},
     net::{deadline::Deadline, meter::RetryReason},
 };
 
@@ -534,7 +534,9 @@ impl SendPlan {
             Error::Refused { code, remark, .. } if is_access_refusal(*code, remark) => {
                 Some("access refused, which is not retried")
             }
-            Error::Refused { code, .. } if !self.rules.retry_response_codes.contains(code) => {
+            Error::Refused { code, remark, .. }
+                if !self.rules.retry_response_codes.contains(code) || is_size_refusal(*code, remark) =>
+            {
                 Some("a refusal that is not retried")
             }
             Error::InvalidMessage { .. } => Some("the message cannot be sent"),

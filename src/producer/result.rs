@@ -59,6 +59,8 @@ pub struct SendResult {
     pub message_id: MessageId,
     /// The id that the broker gave it (Java's `offsetMsgId`).
     pub offset_message_id: OffsetMessageId,
+    /// The broker's ids of all messages of a batch, comma-separated, until they are given to the messages.
+    pub(crate) all_offset_ids: Option<Box<str>>,
     /// The queue that it is in.
     pub queue: Arc<MessageQueue>,
     /// Its position in that queue.

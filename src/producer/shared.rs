@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
+    auto_batch::AutoBatcher,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     inbound::Served,
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
     pub(super) health: Option<Arc<BrokerHealth>>,
+    /// `None` unless messages are gathered into batches.
+    pub(super) auto_batch: Option<Arc<AutoBatcher>>,
     /// `None` unless the producer is transactional.
     pub(super) transactions: Option<Transactions>,
     pub(super) last_outcomes: Mutex<LastOutcomes>,
@@ -115,6 +118,7 @@ impl Shared {
         );
         log::info!("producer {client_id} of group {} started", config.producer_group);
         let shared = Arc::new(Self {
+            auto_batch: AutoBatcher::new(&config, ip),
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{result::SendFailure, shared::Shared, transaction::Transactions};
+use super::{auto_batch, result::SendFailure, shared::Shared, transaction::Transactions};
 use crate::{
     error::{Delivery, Error},
     message::Message,
@@ -129,6 +129,7 @@ impl std::error::Error for Unflushed {}
 /// Waits until everything that was accepted before has its outcome, or is written if it is one-way.
 pub(super) fn flush(shared: &Arc<Shared>, within: Duration) -> Result<(), Unflushed> {
     let until = Deadline::after(within).at();
+    auto_batch::flush(shared);
     let sends = shared.gate.wait_for_those_inside(until);
     let connections = shared.connections.all();
     let oneway = connections
@@ -161,6 +162,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     if let Some(report) = &*done {
         return report.clone();
     }
+    auto_batch::flush(shared);
     shared.gate.wait_until_empty(until);
     if let Some(transactions) = transactions {
         transactions.finish(until);

@@ -28,6 +28,9 @@ pub struct Stats {
     pub async_bytes: usize,
     /// How many they may, as configured.
     pub max_async_bytes: usize,
+    /// Bytes of messages that are gathered into batches and have no outcome yet, with
+    /// [`auto_batch`](crate::ProducerBuilder::auto_batch).
+    pub gathered_bytes: usize,
     /// One-way messages that a connection has taken over.
     pub oneway_accepted: u64,
     /// Of these, the ones that were not written before their connection ended.
@@ -45,7 +48,7 @@ pub struct Stats {
     pub name_servers: Vec<NameServerStats>,
 }
 
-/// Sends by what became of the message. See [`Delivery`](crate::Delivery).
+/// Sends by what became of the message. See [`Delivery`](crate::Delivery). The messages of a batch count one by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SendCounts {
@@ -407,12 +410,13 @@ impl fmt::Display for Stats {
         writeln!(f, "sends in {:.1?}: {}", self.uptime, self.sends)?;
         writeln!(
             f,
-            "under way: {}; asynchronous: {} of {}, {} of {} bytes",
+            "under way: {}; asynchronous: {} of {}, {} of {} bytes; gathered: {} bytes",
             self.under_way,
             self.async_sends,
             self.max_async_in_flight,
             self.async_bytes,
-            self.max_async_bytes
+            self.max_async_bytes,
+            self.gathered_bytes
         )?;
         write!(
             f,

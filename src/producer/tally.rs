@@ -35,13 +35,18 @@ pub(super) struct Tally {
 impl Tally {
     /// A send has ended; `None` says that it was stored.
     pub(super) fn ended(&self, error: Option<&Error>) {
+        self.ended_together(error, 1);
+    }
+
+    /// So many messages of one batch have ended alike.
+    pub(super) fn ended_together(&self, error: Option<&Error>, messages: usize) {
         let counter = match error.map(Error::delivery) {
             None => &self.stored,
             Some(Delivery::NotStored) => &self.not_stored,
             Some(Delivery::Refused) => &self.refused,
             Some(Delivery::Unknown) => &self.unknown,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(u64::try_from(messages).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn read(&self) -> SendCounts {
@@ -113,6 +118,10 @@ fn collect(shared: &Arc<Shared>) -> Stats {
         max_async_in_flight: shared.config.max_async_in_flight,
         async_bytes,
         max_async_bytes: shared.config.max_async_bytes,
+        gathered_bytes: shared
+            .auto_batch
+            .as_ref()
+            .map_or(0, |batcher| batcher.held_bytes()),
         oneway_accepted: brokers.iter().map(|broker| broker.oneway_accepted).sum(),
         oneway_lost: shared.connections.oneway_lost(),
         unmatched_replies: shared.connections.unmatched_replies(),

@@ -11,6 +11,9 @@ use crate::message::id::{ID_CAPACITY, MessageId, OffsetMessageId};
 
 use super::WireError;
 
+/// The longest id: 16 bytes of IPv6 address and 12 more, two digits each.
+pub(crate) const MAX_ID_DIGITS: usize = 56;
+
 /// Bytes of an id around its address (process id, tag, time, counter; or port and offset).
 const BYTES_BESIDE_ADDRESS: usize = 12;
 

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::WireError;
+// Bytes of a record with IPv4 hosts beside body, topic and properties.
+pub(crate) use crate::message::batch::RECORD_OVERHEAD;
 
 /// `MessageDecoder.MESSAGE_MAGIC_CODE`: the length of the topic is one byte.
 const MAGIC_V1: u32 = 0xDAA3_20A7;
@@ -20,12 +22,8 @@ const BORN_HOST_IPV6: i32 = 1 << 4;
 /// `MessageSysFlag.STOREHOSTADDRESS_V6_FLAG`: the store host has 16 bytes of address.
 const STORE_HOST_IPV6: i32 = 1 << 5;
 
-/// Bytes of a record with IPv4 hosts beside body, topic and properties. 4.7.0 counts them when it compares a
-/// message with its limit (`CommitLog.calMsgLength`).
-pub(crate) const RECORD_OVERHEAD: usize = 91;
-
 /// Bytes of a batch element beside body and properties.
-const BATCH_ELEMENT_OVERHEAD: usize = 22;
+pub(crate) const BATCH_ELEMENT_OVERHEAD: usize = 22;
 
 /// Longest property text: its length travels as a signed 16-bit number.
 pub(crate) const MAX_PROPERTIES_LENGTH: usize = 32_767;

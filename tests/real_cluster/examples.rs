@@ -1,4 +1,4 @@
-//! The three programs that every RocketMQ user knows from the quick start, run as processes.
+//! The three programs that every RocketMQ user knows from the quick start, and those for batches, run as processes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,6 +54,13 @@ pub(crate) fn quick_start_examples(version: &str) {
     let (_, sent) = run_and_read(&cluster, "oneway_producer", &mut known);
     assert_eq!(texts(&sent), hello);
     assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
+
+    for (example, hello) in [("batch", "Hello batch"), ("auto_batch", "Hello auto-batch")] {
+        let (said, sent) = run_and_read(&cluster, example, &mut known);
+        assert_eq!(texts(&sent), (0..100).map(|i| format!("{hello} {i}")).collect());
+        assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
+        assert!(!said.contains("Exception") && !said.contains("failed"), "{said}");
+    }
 }
 
 fn texts(messages: &[ReadMessage]) -> BTreeSet<String> {

@@ -13,6 +13,7 @@
 )]
 
 mod aims;
+mod batches;
 mod clusters;
 mod control;
 mod examples;
@@ -56,6 +57,11 @@ on_every_version! {
     aims::a_given_queue_is_used,
     aims::a_key_picks_the_queue_that_java_picks,
     aims::a_selector_picks_the_queue,
+    batches::every_message_of_a_batch_is_read_back,
+    batches::a_batch_is_taken_up_to_the_limit_and_refused_beyond_it,
+    batches::a_long_list_is_sent_in_parts,
+    batches::gathered_messages_are_read_back_and_each_sender_has_its_own_result,
+    batches::a_topic_that_keeps_batches_as_one_record_keeps_ours_apart,
     clusters::a_killed_broker_does_not_stop_sends,
     clusters::a_new_topic_gets_four_queues_on_each_broker_used,
     clusters::producers_register_and_sign_off,

@@ -207,7 +207,13 @@ impl TransactionProducer {
         let _inside = shared.gate.enter()?;
         let prepared = Prepared::half(shared, message)?;
         let open = OpenTransaction::begin(transactions, prepared.message_id);
-        let half = blocking::send_prepared(shared, message, prepared, &Options::default(), deadline);
+        let half = blocking::send_prepared(
+            shared,
+            std::slice::from_ref(message),
+            prepared,
+            &Options::default(),
+            deadline,
+        );
         shared.tally.ended(half.as_ref().err());
         // Else a copy that was stored without our knowledge would be asked about in vain.
         transactions.registration.add(shared, message.shared_topic());

@@ -345,7 +345,12 @@ fn check_our_send(header: &Header<'_>, send: &ReceivedSend<'_>) -> Checked {
 fn check_send_reply(header: &Header<'_>) -> Checked {
     let reply = SendReply::decode(header).map_err(reason)?;
     let field = |name| header.field(name).map(Cow::into_owned);
-    // A batch is answered with the ids of all its messages; the first is kept.
+    // A batch is answered with the ids of all its messages.
+    same(
+        "all ids",
+        &reply.all_ids.as_deref().map(ToOwned::to_owned),
+        &field("msgId").filter(|ids| ids.contains(',')),
+    )?;
     let first = field("msgId").and_then(|ids| ids.split(',').next().map(ToOwned::to_owned));
     same("msgId", &Some(reply.offset_message_id.to_string()), &first)?;
     same("queueId", &Some(reply.queue_id.to_string()), &field("queueId"))?;

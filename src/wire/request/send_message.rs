@@ -284,6 +284,8 @@ impl<'a> ReceivedField<'a> {
 pub(crate) struct SendReply {
     /// Where the message was stored; of a batch, its first message.
     pub(crate) offset_message_id: OffsetMessageId,
+    /// Of a batch, the ids of all its messages, comma-separated. `None` for one id.
+    pub(crate) all_ids: Option<Box<str>>,
     pub(crate) queue_id: u32,
     /// Of a batch, the offset of its first message; the others follow.
     pub(crate) queue_offset: u64,
@@ -313,6 +315,7 @@ impl SendReply {
             )));
         }
         let mut offset_message_id = None;
+        let mut all_ids = None;
         let mut queue_id = None;
         let mut queue_offset = None;
         let mut transaction_id = None;
@@ -320,7 +323,10 @@ impl SendReply {
         let mut trace_on = true;
         // One pass over the fields, where asking for each by name would take six.
         header.fields.for_each(|name, value| match name {
-            "msgId" => offset_message_id = first_id(value),
+            "msgId" => {
+                offset_message_id = first_id(value);
+                all_ids = all_of(value);
+            }
             "queueId" => queue_id = read_digits(value).and_then(|number| number.try_into().ok()),
             "queueOffset" => queue_offset = read_digits(value),
             "transactionId" => transaction_id = MessageId::from_bytes(value),
@@ -333,6 +339,7 @@ impl SendReply {
         match (offset_message_id, queue_id, queue_offset) {
             (Some(offset_message_id), Some(queue_id), Some(queue_offset)) => Ok(Self {
                 offset_message_id,
+                all_ids,
                 queue_id,
                 queue_offset,
                 transaction_id,
@@ -345,7 +352,8 @@ impl SendReply {
 
     /// Writes the fields as a broker does.
     pub(crate) fn write(&self, writer: &mut FieldWriter<'_>) {
-        writer.text("msgId", self.offset_message_id.as_str());
+        let ids = self.all_ids.as_deref();
+        writer.text("msgId", ids.unwrap_or(self.offset_message_id.as_str()));
         writer.number("queueId", self.queue_id.into());
         writer.text("queueOffset", &self.queue_offset.to_string());
         if let Some(transaction_id) = &self.transaction_id {
@@ -360,6 +368,12 @@ impl SendReply {
 fn first_id(text: &[u8]) -> Option<OffsetMessageId> {
     let first = text.split(|byte| *byte == b',').next()?;
     OffsetMessageId::from_bytes(first)
+}
+
+/// The comma-separated ids that answer a batch. `None` for one id.
+fn all_of(text: &[u8]) -> Option<Box<str>> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.contains(',').then(|| text.into())
 }
 
 /// A number of nothing but digits.
@@ -661,13 +675,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_to_a_batch_gives_its_first_id() {
-        let ids = r#""msgId":"7F0000010000465A0000000000000001,7F0000010000465A0000000000000002""#;
-        let reply = reply_with(0, &format!(r#"{ids},"queueId":"1","queueOffset":"5""#)).unwrap();
+    fn a_reply_to_a_batch_gives_all_its_ids() {
+        let ids = "7F0000010000465A0000000000000001,7F0000010000465A0000000000000002";
+        let reply = reply_with(0, &format!(r#""msgId":"{ids}","queueId":"1","queueOffset":"5""#)).unwrap();
         assert_eq!(
             reply.offset_message_id.as_str(),
             "7F0000010000465A0000000000000001"
         );
+        assert_eq!(reply.all_ids.as_deref(), Some(ids));
     }
 
     #[test]
