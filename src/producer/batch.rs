@@ -133,7 +133,8 @@ impl IntoIterator for Outcomes {
 
 impl Producer {
     /// Sends a batch and waits until a broker has stored it: all of its messages, or none. Blocks, repeats failed attempts
-    /// and counts as [`Producer::send`] does; each message gets its own id and its own result.
+    /// and counts as [`Producer::send`] does; each message gets its own id and its own result. Bodies in a batch are not
+    /// compressed, as in Java: readers would look for the same compression in each.
     ///
     /// # Errors
     /// Those of [`Producer::send`]; [`Error::InvalidMessage`] also for a batch that is larger than `max_message_size` (4 MiB

@@ -381,8 +381,9 @@ impl ProducerBuilder {
     ///
     /// Sends wait for room while all gathered messages take [`max_total_bytes`](AutoBatch::max_total_bytes), up to their
     /// own deadline; [`Producer::try_send_async`] gives the message back, and from inside a callback the message goes by itself.
-    /// By themselves also go messages that cannot be in a [`Batch`](crate::Batch), that are larger than a batch, one-way
-    /// ones, ordered sends, sends with a selector closure, and sends whose time is under twice the hold.
+    /// By themselves also go messages that cannot be in a [`Batch`](crate::Batch), that are larger than a batch or compressed,
+    /// one-way ones, those of transactions, ordered sends, sends with a selector closure, and sends whose time is under twice
+    /// the hold.
     ///
     /// ```
     /// use rocketmq_producer::{AutoBatch, Producer};
