@@ -236,7 +236,6 @@ impl Question {
         let (broker, id) = (&self.broker, message.message_id());
         let topic = message.topic();
         match is_indexed(shared, broker, topic, id.as_str(), END_TRANSACTION_TIMEOUT) {
-            Ok(false) => Ok(verdict),
             Ok(true) => {
                 log::info!(
                     "{broker}: transaction {id} is committed already: what is left of it is rolled back"
@@ -247,7 +246,7 @@ impl Question {
                 Ok(Verdict::Rollback)
             }
             // Whoever may not ask, or asks a broker without an index, has to do without.
-            Err(Error::Refused { .. }) => Ok(verdict),
+            Ok(false) | Err(Error::Refused { .. }) => Ok(verdict),
             Err(error) => Err(error),
         }
     }
