@@ -25,6 +25,10 @@ pub(super) enum ReplyFields {
     None,
     /// Region and trace switch, which a broker sets before it looks at a send.
     Region,
+    /// The region, as the answer to a recall names it.
+    RegionAlone,
+    /// The same, with the id of the message that was taken back.
+    Recalled(String),
     /// What 5.5.0 says to a heartbeat.
     Heartbeat,
     Stored(StoredFields),
@@ -47,6 +51,7 @@ pub(super) struct StoredFields {
     pub(super) queue_id: u32,
     pub(super) queue_offset: u64,
     pub(super) transaction_id: Option<String>,
+    pub(super) recall_handle: Option<String>,
 }
 
 impl Reply {
@@ -111,6 +116,11 @@ impl ReplyFields {
                 writer.number("indexLastUpdateTimestamp", *until_ms);
                 writer.number("indexLastUpdatePhyoffset", *offset);
             }
+            ReplyFields::RegionAlone => writer.text("MSG_REGION", REGION_ID),
+            ReplyFields::Recalled(message_id) => {
+                writer.text("msgId", message_id);
+                writer.text("MSG_REGION", REGION_ID);
+            }
             ReplyFields::Heartbeat => {
                 writer.boolean("IS_SUPPORT_HEART_BEAT_V2", true);
                 writer.boolean("IS_SUB_CHANGE", true);
@@ -121,6 +131,9 @@ impl ReplyFields {
                     writer.text("transactionId", transaction_id);
                 }
                 writer.text("msgId", &stored.message_ids);
+                if let Some(handle) = &stored.recall_handle {
+                    writer.text("recallHandle", handle);
+                }
                 write_region(writer);
                 writer.number(
                     "queueOffset",

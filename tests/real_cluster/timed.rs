@@ -96,7 +96,7 @@ pub(crate) fn delayed_messages_come_after_their_level(version: &str) {
     let sent: Vec<_> = levels
         .into_iter()
         .map(|(level, after)| {
-            let text = format!("level {level}");
+            let text = format!("level-{level}");
             let message = message(topic, &text).delay_level(level);
             let sent = send(&producer, message, &text, after, 0);
             assert_eq!(sent.result.recall_handle(), None);
@@ -119,7 +119,7 @@ pub(crate) fn timer_messages_come_at_their_time_or_are_refused(version: &str) {
     let sent: Vec<_> = after
         .into_iter()
         .flat_map(|after| {
-            let (delay, at) = (format!("delay {after:?}"), format!("at {after:?}"));
+            let (delay, at) = (format!("delay-{after:?}"), format!("at-{after:?}"));
             let by_delay = message(topic, &delay).delay(after);
             let by_time = message(topic, &at).deliver_at(SystemTime::now() + after);
             [
@@ -224,7 +224,7 @@ pub(crate) fn a_priority_chooses_the_queue(version: &str) {
     let results: BTreeMap<u32, SendResult> = [0, 1, 2, 9]
         .into_iter()
         .map(|priority| {
-            let message = message(topic, &format!("priority {priority}"))
+            let message = message(topic, &format!("priority-{priority}"))
                 .priority(priority)
                 .build();
             (priority, producer.send(&message.unwrap()).unwrap())
