@@ -64,6 +64,7 @@ on_every_version! {
     batches::a_long_list_is_sent_in_parts,
     batches::gathered_messages_are_read_back_and_each_sender_has_its_own_result,
     batches::a_topic_that_keeps_batches_as_one_record_keeps_ours_apart,
+    aims::keys_move_when_the_number_of_queues_changes,
     clusters::a_killed_broker_does_not_stop_sends,
     clusters::a_new_topic_gets_four_queues_on_each_broker_used,
     clusters::producers_register_and_sign_off,

@@ -16,9 +16,6 @@ use crate::{
 /// What a delayed message may be late for on a busy machine; `read_all` waits for twenty seconds.
 const MOST_LATE_MS: u64 = 15_000;
 
-/// Brokers of 5.x count in seconds and round down, so a timer message comes up to so much early.
-const TIMER_PRECISION_MS: u64 = 1000;
-
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
@@ -35,14 +32,12 @@ struct Sent {
     earliest_ms: u64,
 }
 
-fn send(
-    producer: &Producer,
-    message: MessageBuilder,
-    text: &str,
-    after: Duration,
-    precision_ms: u64,
-) -> Sent {
-    let earliest_ms = now_ms() + u64::try_from(after.as_millis()).unwrap() - precision_ms;
+/// The time, in milliseconds since 1970, after which a message may be delivered that is asked for now.
+fn earliest(after: Duration) -> u64 {
+    now_ms() + u64::try_from(after.as_millis()).unwrap()
+}
+
+fn send(producer: &Producer, message: MessageBuilder, text: &str, earliest_ms: u64) -> Sent {
     let result = producer.send(&message.build().unwrap()).unwrap();
     Sent {
         result,
@@ -72,11 +67,6 @@ fn assert_delivered(read: &[ReadMessage], sent: &[Sent]) {
         assert_eq!(message.keys.as_deref(), Some(text.as_str()));
         assert_eq!(message.broker_name, result.queue.broker_name());
         assert_eq!(message.queue_id, result.queue.queue_id());
-        println!(
-            "{text}: {:?} {}",
-            message.properties,
-            message.store_timestamp_ms.wrapping_sub(*earliest_ms)
-        );
         assert!(
             message.store_timestamp_ms >= *earliest_ms,
             "{text} came {} ms early",
@@ -98,7 +88,7 @@ pub(crate) fn delayed_messages_come_after_their_level(version: &str) {
         .map(|(level, after)| {
             let text = format!("level-{level}");
             let message = message(topic, &text).delay_level(level);
-            let sent = send(&producer, message, &text, after, 0);
+            let sent = send(&producer, message, &text, earliest(after));
             assert_eq!(sent.result.recall_handle(), None);
             sent
         })
@@ -119,12 +109,13 @@ pub(crate) fn timer_messages_come_at_their_time_or_are_refused(version: &str) {
     let sent: Vec<_> = after
         .into_iter()
         .flat_map(|after| {
+            let earliest_ms = earliest(after);
             let (delay, at) = (format!("delay-{after:?}"), format!("at-{after:?}"));
             let by_delay = message(topic, &delay).delay(after);
             let by_time = message(topic, &at).deliver_at(SystemTime::now() + after);
             [
-                send(&producer, by_delay, &delay, after, TIMER_PRECISION_MS),
-                send(&producer, by_time, &at, after, TIMER_PRECISION_MS),
+                send(&producer, by_delay, &delay, earliest_ms),
+                send(&producer, by_time, &at, earliest_ms),
             ]
         })
         .collect();
@@ -193,8 +184,7 @@ pub(crate) fn a_recalled_message_never_comes(version: &str) {
         &producer,
         message(topic, "kept").delay(seconds(6)),
         "kept",
-        seconds(6),
-        TIMER_PRECISION_MS,
+        earliest(seconds(6)),
     );
     let handle = handle_of(&recalled);
     assert_eq!(producer.recall(topic, &handle).unwrap(), recalled.message_id);
