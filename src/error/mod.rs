@@ -229,6 +229,28 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
+impl Error {
+    fn fmt_not_supported(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::NotSupported {
+            address,
+            what,
+            since,
+            version,
+        } = self
+        else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "not sent: {what} needs brokers of {since} or later, since older ones ignore what it asks for, and {address} "
+        )?;
+        match version {
+            Some(version) => write!(f, "is of an older release (its version number is {version})"),
+            None => f.write_str("has not told its release"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -290,22 +312,7 @@ impl fmt::Display for Error {
             } => {
                 write!(f, "{address} broke the protocol ({written}): {reason}")
             }
-            Self::NotSupported {
-                address,
-                what,
-                since,
-                version,
-            } => {
-                write!(
-                    f,
-                    "not sent: {what} needs brokers of {since} or later, since older ones ignore what it asks for, and \
-                     {address} "
-                )?;
-                match version {
-                    Some(version) => write!(f, "is of an older release (its version number is {version})"),
-                    None => f.write_str("has not told its release"),
-                }
-            }
+            Self::NotSupported { .. } => self.fmt_not_supported(f),
             Self::Failed(failed) => failed.fmt(f),
             Self::FailedOnBrokers(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),

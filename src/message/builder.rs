@@ -120,8 +120,8 @@ impl MessageBuilder {
     }
 
     /// Has consumers see the message so long after a broker has stored it: a timer message of 5.x (`TIMER_DELAY_MS`). A part
-    /// of a millisecond counts as one. The broker counts in steps of its `timerPrecisionMs`, a second unless configured, and
-    /// rounds down.
+    /// of a millisecond counts as one. The broker counts in steps of its `timerPrecisionMs`, a second unless configured, so the
+    /// message comes up to a step late, and not early.
     ///
     /// Older brokers would deliver it at once, so it is not sent to them: the send fails with [`Error::NotSupported`]. Sends
     /// also fail with [`Error::InvalidMessage`] if the delay is over the producer's

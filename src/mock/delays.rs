@@ -202,16 +202,15 @@ impl Wait {
         topic: &str,
         broker_name: &str,
         unique_key: Option<&str>,
-    ) -> Option<String> {
+    ) -> Option<RecallHandle> {
         let Wait::Timer { out_ms } = self else { return None };
-        let handle = RecallHandle {
+        Some(RecallHandle {
             topic: topic.to_owned(),
             broker_name: broker_name.to_owned(),
             // A broker adds one, because of the rounding.
             deliver_at_ms: out_ms.saturating_add(1),
             message_id: unique_key?.to_owned(),
-        };
-        Some(handle.encode())
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use crate::code::ResponseCode;
 use crate::wire::WireError;
 use crate::wire::frame::Serialization;
 use crate::wire::header::{Envelope, FLAG_RESPONSE, FieldWriter, Header, Language, encode_frame};
+use crate::wire::recall_handle::RecallHandle;
 
 use super::dialect::ServerVersion;
 use super::shared::REGION_ID;
@@ -50,8 +51,9 @@ pub(super) struct StoredFields {
     pub(super) message_ids: String,
     pub(super) queue_id: u32,
     pub(super) queue_offset: u64,
-    pub(super) transaction_id: Option<String>,
-    pub(super) recall_handle: Option<String>,
+    pub(super) transaction_id: Option<Box<str>>,
+    /// Boxed, since hardly any answer has one.
+    pub(super) recall_handle: Option<Box<RecallHandle>>,
 }
 
 impl Reply {
@@ -132,7 +134,7 @@ impl ReplyFields {
                 }
                 writer.text("msgId", &stored.message_ids);
                 if let Some(handle) = &stored.recall_handle {
-                    writer.text("recallHandle", handle);
+                    writer.text("recallHandle", &handle.encode());
                 }
                 write_region(writer);
                 writer.number(

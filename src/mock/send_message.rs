@@ -150,8 +150,8 @@ fn store(
         message_ids: message_ids(broker_address, &log_topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id,
-        recall_handle,
+        transaction_id: transaction_id.map(Into::into),
+        recall_handle: recall_handle.map(Box::new),
     })
 }
 

@@ -233,13 +233,8 @@ impl AsyncSend {
                 send.drive();
             }
         };
-        release::when_ready(
-            &self.shared,
-            &self.prepared,
-            &address,
-            alarm.share,
-            Box::new(then),
-        );
+        let (shared, prepared) = (&self.shared, &self.prepared);
+        release::when_ready(shared, prepared, &address, alarm.share, Box::new(then));
     }
 
     /// Begins an attempt that had to wait.

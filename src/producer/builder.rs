@@ -150,8 +150,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets the highest delay level that the brokers know. Default 18, as `messageDelayLevel` of brokers as shipped; at least
-    /// 1. A message with a higher [`delay_level`](crate::MessageBuilder::delay_level) is refused here, while brokers lower it
+    /// Sets the highest delay level that the brokers know. Default 18, as `messageDelayLevel` of brokers as shipped; 1 to 255.
+    /// A message with a higher [`delay_level`](crate::MessageBuilder::delay_level) is refused here, while brokers lower it
     /// in silence.
     #[doc(alias = "messageDelayLevel")]
     pub fn max_delay_level(mut self, level: u8) -> Self {
