@@ -217,7 +217,9 @@ pub(crate) fn keys_move_when_the_number_of_queues_changes(version: &str) {
             let texts: Vec<_> = mine.iter().map(|message| message.text().to_owned()).collect();
             let expected: Vec<_> = numbers.map(|number| format!("{key} {number}")).collect();
             assert_eq!(texts, expected, "{key} in {queue}");
-            mine.iter().for_each(|message| assert_in(message, queue));
+            for message in mine {
+                assert_in(message, queue);
+            }
         }
     }
     assert!(moved > 0, "no key has moved, so nothing was shown");

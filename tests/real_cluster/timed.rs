@@ -195,7 +195,7 @@ pub(crate) fn a_recalled_message_never_comes(version: &str) {
     // Its time has come.
     let error = producer.recall(topic, &handle).unwrap_err();
     assert_eq!(
-        error.response_code().map(|code| code.value()),
+        error.response_code().map(rocketmq_producer::ResponseCode::value),
         Some(604),
         "{error:?}"
     );
