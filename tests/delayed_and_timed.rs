@@ -325,7 +325,7 @@ fn a_recall_that_cannot_be_says_why() {
             ("no topic", handle, &["\"no topic\" contains ' '"]),
         ] {
             let error = producer.recall(topic, text).unwrap_err();
-            assert!(matches!(error, Error::InvalidMessage { .. }), "{error:?}");
+            assert!(matches!(error, Error::InvalidQuery { .. }), "{error:?}");
             assert_says(&error, parts);
         }
         // v1 orders broker-z 1999999999999 7F0000010A5C00000001000000000001

@@ -25,7 +25,7 @@ impl Producer {
     /// Blocks for at most the send timeout: for the route, the connection and the answer. It is not retried.
     ///
     /// # Errors
-    /// - [`Error::InvalidMessage`]: the handle is none, or of another topic. Nothing was sent.
+    /// - [`Error::InvalidQuery`]: the handle is none, or of another topic. Nothing was sent.
     /// - [`Error::NotSupported`]: the broker is older. Nothing was sent.
     /// - [`Error::NoRoute`]: the broker that the handle names is not in the route of the topic. Nothing was sent.
     /// - [`Error::Refused`] with code 16 if recalls are not enabled, and 604 if the time has come.
@@ -55,7 +55,7 @@ impl Producer {
 fn recall(shared: &Arc<Shared>, topic: &str, handle: &str) -> Result<MessageId, Error> {
     let deadline = Deadline::after(shared.config.send_timeout);
     let _inside = shared.gate.enter()?;
-    let (named, message_id) = check(topic, handle).map_err(|reason| Error::InvalidMessage { reason })?;
+    let (named, message_id) = check(topic, handle).map_err(|reason| Error::InvalidQuery { reason })?;
     let route = shared.routes.wait(&Arc::from(topic), &deadline)?;
     let broker = route
         .brokers
