@@ -33,6 +33,12 @@ const MOST_PROPERTIES_SIZE: usize = 32_767;
 /// Bodies from this length on are compressed (`compressMsgBodyOverHowmuch`).
 pub(crate) const COMPRESS_FROM: usize = 4096;
 
+/// Brokers' delay levels as shipped (`messageDelayLevel`).
+pub(crate) const MAX_DELAY_LEVEL: u8 = 18;
+
+/// `timerMaxDelaySec` of 5.x brokers as shipped.
+pub(crate) const MAX_TIMER_DELAY: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
 /// `rocketmq.message.compressLevel`.
 pub(crate) const COMPRESSION_LEVEL: u32 = 5;
 
@@ -307,6 +313,8 @@ pub(crate) struct ProducerConfig {
     pub(crate) retry_response_codes: Arc<[ResponseCode]>,
     pub(crate) max_message_size: usize,
     pub(crate) max_properties_size: usize,
+    pub(crate) max_delay_level: u8,
+    pub(crate) max_timer_delay: Duration,
     pub(crate) compression: Option<CompressionType>,
     pub(crate) compress_from: usize,
     pub(crate) compression_level: u32,
@@ -349,6 +357,8 @@ impl ProducerConfig {
             retry_response_codes: RETRY_RESPONSE_CODES.into(),
             max_message_size: MAX_MESSAGE_SIZE,
             max_properties_size: MAX_PROPERTIES_SIZE,
+            max_delay_level: MAX_DELAY_LEVEL,
+            max_timer_delay: MAX_TIMER_DELAY,
             compression: None,
             compress_from: COMPRESS_FROM,
             compression_level: COMPRESSION_LEVEL,
@@ -392,6 +402,7 @@ impl ProducerConfig {
             ("name_server_timeout", self.name_server_timeout),
             ("route_refresh_interval", self.route_refresh_interval),
             ("heartbeat_interval", self.heartbeat_interval),
+            ("max_timer_delay", self.max_timer_delay),
         ] {
             if value < Duration::from_millis(1) {
                 return invalid(setting, format!("{value:?} is too short; the least is 1ms"));
@@ -414,6 +425,7 @@ impl ProducerConfig {
                 MOST_ASYNC_IN_FLIGHT,
             ),
             ("callback_threads", self.callback_threads, 1, 1024),
+            ("max_delay_level", usize::from(self.max_delay_level), 1, 255),
             (
                 "transaction_check_threads",
                 self.transaction_check_threads,

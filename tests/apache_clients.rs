@@ -145,6 +145,96 @@ fn java_5_5_0_sends_transactions_to_4_7_0() {
     );
 }
 
+#[test]
+fn java_4_7_0_sends_later_to_4_7_0() {
+    later("java_4_7_0_sends_later_to_4_7_0", "4.7.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_4_7_0_sends_later_to_5_5_0() {
+    later("java_4_7_0_sends_later_to_5_5_0", "4.7.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_5_5_0_sends_later_to_4_7_0() {
+    later("java_5_5_0_sends_later_to_4_7_0", "5.5.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_5_5_0_sends_later_to_5_5_0() {
+    later("java_5_5_0_sends_later_to_5_5_0", "5.5.0", ServerVersion::V5_5_0);
+}
+
+/// Delayed, timed, recalled, prioritized and compressed messages of Java end where those of a real broker of the release do.
+fn later(test: &str, client: &str, server: ServerVersion) {
+    let Some(mut command) = java_client(test, client, "SendLater.java") else {
+        return;
+    };
+    let is_5 = server == ServerVersion::V5_5_0;
+    let cluster = MockCluster::builder()
+        .brokers(1)
+        .speaks(server)
+        .recalls(true)
+        .start()
+        .unwrap();
+    cluster.create_topic(TOPIC, 4);
+    command.args([&cluster.name_servers(), TOPIC, GROUP]);
+    let output = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
+    let sent = |kind: &str| -> Option<Vec<String>> {
+        let line = output
+            .lines()
+            .find(|line| line.starts_with(&format!("sent {kind} ")))?;
+        Some(line.split(' ').skip(2).map(str::to_owned).collect())
+    };
+    let kinds = || -> Vec<String> {
+        let mut kinds: Vec<_> = cluster
+            .messages(TOPIC)
+            .iter()
+            .map(|message| message.keys.join(" "))
+            .collect();
+        kinds.sort();
+        kinds
+    };
+    let can_time = client.starts_with('5');
+    assert_eq!(sent("delay").is_some(), can_time, "{output}");
+
+    // The level's second may be over by now.
+    cluster.let_time_pass(Duration::from_secs(2));
+    let at_once: &[&str] = match (can_time, is_5) {
+        (false, _) => &["compressed", "level"],
+        (true, true) => &["compressed", "level", "priority"],
+        // 4.x takes them for ordinary properties.
+        (true, false) => &["at", "compressed", "delay", "level", "priority", "recalled"],
+    };
+    assert_eq!(kinds(), at_once);
+    cluster.let_time_pass(Duration::from_secs(62));
+    if can_time && is_5 {
+        assert_eq!(kinds(), ["at", "compressed", "delay", "level", "priority"]);
+    }
+    for message in cluster.messages(TOPIC) {
+        let kind = message.keys.join(" ");
+        let sent = sent(&kind).unwrap();
+        assert_eq!(
+            message.message_id.map(|id| id.to_string()),
+            Some(sent[0].clone()),
+            "{kind}"
+        );
+        assert_eq!(message.queue_id.to_string(), sent[3], "{kind}");
+        match &*kind {
+            "compressed" => {
+                // 5.x tells the algorithm of zlib too.
+                assert_eq!(message.sys_flag, if can_time { 0x301 } else { 1 });
+                assert!(message.body.len() < 5_000 && message.body.starts_with(&[0x78]));
+            }
+            "priority" if is_5 => assert_eq!(message.queue_id, 2),
+            _ => assert_eq!(message.body, kind.as_bytes()),
+        }
+    }
+    let waited = cluster.messages("SCHEDULE_TOPIC_XXXX");
+    assert_eq!(waited.len(), 1);
+    assert_eq!(waited[0].offset_message_id.as_str(), sent("level").unwrap()[1]);
+}
+
 /// The command that runs one of the Java clients, or `None` after having said why it cannot be run.
 fn java_client(test: &str, client: &str, program: &str) -> Option<Command> {
     if !left_out::may_run(test, client) {

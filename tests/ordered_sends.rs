@@ -13,6 +13,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,7 +22,9 @@ use std::{
     time::Duration,
 };
 
-use rocketmq_producer::{Error, Message, Phase, Redelivery, Target};
+use rocketmq_producer::{
+    Error, Message, MessageQueue, Phase, Producer, Redelivery, Target, mock::MockCluster,
+};
 use support::{
     PATIENCE,
     fake_server::{FakeServer, SEND_MESSAGE_V2},
@@ -252,5 +255,156 @@ fn an_order_needs_a_target_and_an_answer() {
             "{error}"
         );
         assert_eq!(broker.sends(), 0);
+    });
+}
+
+/// A topic on two brokers, a producer that looks its route up all the time, and what it does with numbered messages.
+struct Growing {
+    cluster: MockCluster,
+    producer: Producer,
+}
+
+impl Growing {
+    fn start(queues: u32) -> Growing {
+        let cluster = MockCluster::start(2).unwrap();
+        cluster.create_topic("orders", queues);
+        let producer = producer_for(cluster.name_servers())
+            .route_refresh_interval(Duration::from_millis(50))
+            .start()
+            .unwrap();
+        let growing = Growing { cluster, producer };
+        growing.wait_for_queues(2 * queues);
+        growing
+    }
+
+    /// Waits until the producer knows of so many queues.
+    fn wait_for_queues(&self, queues: u32) {
+        let known = || self.producer.publish_queues("orders").unwrap().len();
+        let wanted = usize::try_from(queues).unwrap();
+        assert!(
+            self.cluster.wait_until(PATIENCE, |_| known() == wanted),
+            "{} queues",
+            known()
+        );
+    }
+
+    /// The bodies of the messages of a key, queue by queue in the order of the queues, as consumers read them.
+    fn by_queue(&self, key: &str) -> Vec<(String, Vec<usize>)> {
+        let mut queues = BTreeMap::<_, Vec<_>>::new();
+        for message in self.cluster.messages("orders") {
+            let body = String::from_utf8(message.body).unwrap();
+            if let Some(number) = body.strip_prefix(&format!("{key} ")) {
+                let queue = format!("{}#{}", message.broker_name, message.queue_id);
+                let numbers = queues.entry(queue).or_default();
+                numbers.push((message.queue_offset, number.parse().unwrap()));
+            }
+        }
+        let sorted = |mut numbers: Vec<(u64, usize)>| {
+            numbers.sort_unstable();
+            numbers.into_iter().map(|(_, number)| number).collect()
+        };
+        queues
+            .into_iter()
+            .map(|(queue, numbers)| (queue, sorted(numbers)))
+            .collect()
+    }
+}
+
+/// What the guide says of more queues: a key moves, once, and is in order before and after.
+#[test]
+fn when_the_number_of_queues_changes_a_key_moves_once_and_is_in_order_in_both_queues() {
+    within(PATIENCE, || {
+        // java: "order-1".hashCode() is -1207111310, of 8 queues the 7th, of 12 the 3rd; "a" is 97, the 2nd of both.
+        let growing = Growing::start(4);
+        let send = |key: &str, number: usize| {
+            let message = Message::new("orders", format!("{key} {number}")).unwrap();
+            growing
+                .producer
+                .to(Target::key(key))
+                .ordered(true)
+                .send(&message)
+                .unwrap();
+        };
+        for number in 0..10 {
+            send("order-1", number);
+            send("a", number);
+        }
+        growing.cluster.create_topic("orders", 6);
+        growing.wait_for_queues(12);
+        for number in 10..20 {
+            send("order-1", number);
+            send("a", number);
+        }
+        let whole = |from: usize, to: usize| (from..to).collect::<Vec<_>>();
+        assert_eq!(
+            growing.by_queue("order-1"),
+            [
+                ("broker-a#2".to_owned(), whole(10, 20)),
+                ("broker-b#2".to_owned(), whole(0, 10)),
+            ]
+        );
+        assert_eq!(growing.by_queue("a"), [("broker-a#1".to_owned(), whole(0, 20))]);
+    });
+}
+
+/// A queue that is named stays, whatever is added; so does one that a closure finds by its name.
+#[test]
+fn a_given_queue_and_a_closure_that_looks_at_names_do_not_move() {
+    within(PATIENCE, || {
+        let growing = Growing::start(2);
+        let send = |aim: Target, key: &str, number: usize| {
+            let message = Message::new("orders", format!("{key} {number}")).unwrap();
+            growing.producer.to(aim).ordered(true).send(&message).unwrap();
+        };
+        let given = || Target::from(MessageQueue::new("orders", "broker-b", 1));
+        let by_name = || {
+            Target::select(|queues, _| {
+                let wanted =
+                    |queue: &MessageQueue| (queue.broker_name(), queue.queue_id()) == ("broker-b", 0);
+                queues.iter().position(wanted).unwrap_or(queues.len())
+            })
+        };
+        for number in 0..5 {
+            send(given(), "given", number);
+            send(by_name(), "named", number);
+        }
+        growing.cluster.create_topic("orders", 5);
+        growing.wait_for_queues(10);
+        for number in 5..10 {
+            send(given(), "given", number);
+            send(by_name(), "named", number);
+        }
+        let all = (0..10).collect::<Vec<_>>();
+        assert_eq!(
+            growing.by_queue("given"),
+            [("broker-b#1".to_owned(), all.clone())]
+        );
+        assert_eq!(growing.by_queue("named"), [("broker-b#0".to_owned(), all)]);
+    });
+}
+
+/// Messages on their way while the number changes: none is lost or doubled, and each queue is in order.
+#[test]
+fn a_change_under_load_loses_nothing_and_leaves_each_queue_in_order() {
+    within(PATIENCE, || {
+        let growing = Growing::start(1);
+        let order = growing.producer.to(Target::key("order-1")).ordered(true);
+        for number in 0..600 {
+            let message = Message::new("orders", format!("order-1 {number}")).unwrap();
+            order.send_async(message, |outcome| assert!(outcome.is_ok(), "{outcome:?}"));
+            if number == 200 || number == 400 {
+                growing
+                    .cluster
+                    .create_topic("orders", if number == 200 { 3 } else { 4 });
+            }
+        }
+        growing.producer.flush(PATIENCE).unwrap();
+        let by_queue = growing.by_queue("order-1");
+        for (queue, numbers) in &by_queue {
+            assert!(numbers.is_sorted(), "{queue}: {numbers:?}");
+        }
+        let mut all: Vec<_> = by_queue.into_iter().flat_map(|(_, numbers)| numbers).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..600).collect::<Vec<_>>());
     });
 }

@@ -10,7 +10,7 @@ pub(crate) fn name_servers() -> io::Result<(String, Option<MockCluster>)> {
     if let Ok(name_servers) = env::var("NAMESRV_ADDR") {
         return Ok((name_servers, None));
     }
-    let cluster = MockCluster::start(2)?;
+    let cluster = MockCluster::builder().brokers(2).recalls(true).start()?;
     println!(
         "NAMESRV_ADDR is not set: sending to an embedded cluster at {}",
         cluster.name_servers()

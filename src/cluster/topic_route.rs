@@ -59,7 +59,8 @@ pub(crate) struct Templates {
 pub(crate) struct TopicRoute {
     pub(crate) topic: Arc<str>,
     pub(crate) queues: Vec<Arc<PublishQueue>>,
-    /// The same queues as users see them, in the same order.
+    /// The queues as users see them, in the order in which keys count them: the same, and of an order topic also those of
+    /// brokers that have no master now.
     pub(crate) listed: Vec<MessageQueue>,
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
@@ -90,12 +91,19 @@ impl TopicRoute {
         let templates = Arc::<Templates>::default();
         let static_queues = logical_queues(topic, data);
         if static_queues.is_empty() {
-            let queue_counts = match data.order_topic_conf.as_deref() {
-                Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
-                _ => writable_queue_counts(&data.queue_datas),
+            let order_conf = data.order_topic_conf.as_deref().filter(|conf| !conf.is_empty());
+            let queue_counts = match order_conf {
+                Some(conf) => ordered_queue_counts(conf),
+                None => writable_queue_counts(&data.queue_datas),
             };
             for (broker_name, queue_count) in queue_counts {
                 let Some(broker) = masters.get(broker_name) else {
+                    // As in Java: the keys of an order topic wait for their broker and move to no other.
+                    if order_conf.is_some() {
+                        let name: Arc<str> = broker_name.into();
+                        let queue = |id| MessageQueue::new(Arc::clone(topic), Arc::clone(&name), id);
+                        route.listed.extend((0..queue_count).map(queue));
+                    }
                     continue;
                 };
                 for queue_id in 0..queue_count {
@@ -172,6 +180,15 @@ impl TopicRoute {
         self.queues
             .iter()
             .find(|known| &*known.broker.name == broker_name)
+    }
+
+    /// The queue at a place of the list. `None`: its broker has no master now, or the list is shorter.
+    pub(crate) fn at(&self, index: usize) -> Option<&Arc<PublishQueue>> {
+        if self.queues.len() == self.listed.len() {
+            self.queues.get(index)
+        } else {
+            self.find(self.listed.get(index)?)
+        }
     }
 
     /// The queue of a name, if messages can be sent to it.

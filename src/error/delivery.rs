@@ -127,6 +127,9 @@ const REFUSED_BEFORE_THE_LOG: &[&str] = &[
     "The topic[TBW102] is conflict with system reserved words",
     BATCH_TOO_LARGE,
     BATCH_BODY_TOO_LARGE,
+    // 5.x SendMessageProcessor.handlePutMessageResult: too many messages for one second, and no timer at all.
+    "timer message is under flow control",
+    "timer message is not enabled",
     // 4.x acl: checked before the request reaches its processor.
     ACL_EXCEPTION,
 ];

@@ -103,6 +103,18 @@ pub enum Error {
         /// What was wrong.
         reason: Arc<str>,
     },
+    /// The broker is of a release that would ignore what is asked of it, and deliver a timer message at once, for example. It
+    /// was not sent.
+    NotSupported {
+        /// The address of the broker.
+        address: Arc<str>,
+        /// What it does not support.
+        what: &'static str,
+        /// The first release that does.
+        since: &'static str,
+        /// The broker's own release, as a number of `MQVersion` (353 is 4.7.0, 513 is 5.5.0). `None`: it has not said it.
+        version: Option<i32>,
+    },
     /// The send was attempted and failed: every attempt is listed.
     Failed(Box<FailedSend>),
     /// Several brokers were asked, and not all did it: each is listed.
@@ -137,6 +149,7 @@ impl Error {
             | Self::NameServersUnreachable { .. }
             | Self::NoRoute { .. }
             | Self::Connect { .. }
+            | Self::NotSupported { .. }
             | Self::ShutDown
             | Self::OrderEnded { .. }
             | Self::Thread { .. } => Delivery::NotStored,
@@ -216,6 +229,28 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
+impl Error {
+    fn fmt_not_supported(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::NotSupported {
+            address,
+            what,
+            since,
+            version,
+        } = self
+        else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "not sent: {what} needs brokers of {since} or later, since older ones ignore what it asks for, and {address} "
+        )?;
+        match version {
+            Some(version) => write!(f, "is of an older release (its version number is {version})"),
+            None => f.write_str("has not told its release"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -277,6 +312,7 @@ impl fmt::Display for Error {
             } => {
                 write!(f, "{address} broke the protocol ({written}): {reason}")
             }
+            Self::NotSupported { .. } => self.fmt_not_supported(f),
             Self::Failed(failed) => failed.fmt(f),
             Self::FailedOnBrokers(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),

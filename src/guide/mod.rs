@@ -6,5 +6,8 @@ pub mod differences {}
 #[doc = include_str!("diagnosing.md")]
 pub mod diagnosing {}
 
+#[doc = include_str!("order.md")]
+pub mod order {}
+
 #[doc = include_str!("outcomes.md")]
 pub mod outcomes {}

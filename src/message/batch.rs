@@ -21,6 +21,7 @@ const ALONE: &[(&str, &str)] = &[
     ("TIMER_DELAY_SEC", "a delay"),
     ("TIMER_DELAY_MS", "a delay"),
     ("TIMER_DELIVER_MS", "a delivery time"),
+    ("_SYS_MSG_PRIORITY_", "a priority"),
     ("TRAN_MSG", "a transaction"),
 ];
 
@@ -279,6 +280,8 @@ mod tests {
             body: vec![7],
             properties: vec![(name.into(), "1".into())],
             properties_length: name.len() + 3,
+            timing: super::super::timing::Timing::AtOnce,
+            requirement: None,
         };
         Message {
             content: Arc::new(content),

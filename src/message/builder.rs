@@ -1,9 +1,15 @@
 //! Building and checking a message. After `build` there is no unsendable message but one that a producer's own size
 //! limits refuse.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::{Content, Message, names, property};
+use super::{
+    Content, Message, names, property,
+    timing::{self, Wishes},
+};
 use crate::error::Error;
 
 /// Most bytes that the properties may take as one text: records keep the length in a signed 16-bit number (4.7.0
@@ -29,6 +35,7 @@ pub struct MessageBuilder {
     user_properties: Vec<(String, String)>,
     flag: i32,
     wait_store_ok: bool,
+    wishes: Wishes,
 }
 
 impl MessageBuilder {
@@ -41,6 +48,7 @@ impl MessageBuilder {
             user_properties: Vec::new(),
             flag: 0,
             wait_store_ok: true,
+            wishes: Wishes::default(),
         }
     }
 
@@ -88,6 +96,93 @@ impl MessageBuilder {
         self
     }
 
+    /// Has consumers see the message after the delay that the brokers have configured for this level, on all releases. As
+    /// shipped, level 1 to 18 are 1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h (`messageDelayLevel`).
+    ///
+    /// Until then the message lies in a topic of the broker's, and queue offset and broker's id in the result are of that
+    /// copy. Messages of one queue with different levels overtake one another.
+    ///
+    /// Sends fail with [`Error::InvalidMessage`] if the level is over the producer's
+    /// [`max_delay_level`](crate::ProducerBuilder::max_delay_level): brokers would lower it in silence.
+    ///
+    /// ```
+    /// use rocketmq_producer::Message;
+    ///
+    /// let in_ten_seconds = Message::builder("orders").delay_level(3).body("cancel unless paid").build()?;
+    /// assert_eq!(in_ten_seconds.property("DELAY"), Some("3"));
+    /// assert!(Message::builder("orders").delay_level(0).body("x").build().is_err());
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setDelayTimeLevel")]
+    pub fn delay_level(mut self, level: u8) -> Self {
+        self.wishes.level = Some(level);
+        self
+    }
+
+    /// Has consumers see the message so long after a broker has stored it: a timer message of 5.x (`TIMER_DELAY_MS`). A part
+    /// of a millisecond counts as one. The broker counts in steps of its `timerPrecisionMs`, a second unless configured, so the
+    /// message comes up to a step late, and not early.
+    ///
+    /// Older brokers would deliver it at once, so it is not sent to them: the send fails with [`Error::NotSupported`]. Sends
+    /// also fail with [`Error::InvalidMessage`] if the delay is over the producer's
+    /// [`max_timer_delay`](crate::ProducerBuilder::max_timer_delay), three days unless set.
+    ///
+    /// What is said of the result in [`Self::delay_level`] holds here too. A broker that can
+    /// [recall](crate::Producer::recall) the message gives a handle for it in the result.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rocketmq_producer::Message;
+    ///
+    /// let reminder = Message::builder("orders").delay(Duration::from_secs(90)).body("pay!").build()?;
+    /// assert_eq!(reminder.property("TIMER_DELAY_MS"), Some("90000"));
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setDelayTimeMs")]
+    #[doc(alias = "setDelayTimeSec")]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.wishes.delay = Some(delay);
+        self
+    }
+
+    /// Has consumers see the message at this time by the broker's clock: a timer message of 5.x (`TIMER_DELIVER_MS`). All that
+    /// is said of [`Self::delay`] holds here too.
+    ///
+    /// A time that has passed when the message is sent is an error, by this machine's clock. Unlike in Java, which sends it
+    /// and has it delivered at once: such a time is usually a wrong one, in seconds or of another zone.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use rocketmq_producer::Message;
+    ///
+    /// let tomorrow = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
+    /// let message = Message::builder("orders").deliver_at(tomorrow).body("good morning").build()?;
+    /// assert!(message.property("TIMER_DELIVER_MS").is_some());
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setDeliverTimeMs")]
+    pub fn deliver_at(mut self, time: SystemTime) -> Self {
+        self.wishes.deliver_at = Some(time);
+        self
+    }
+
+    /// Gives the message a priority, from 0 for the lowest (`_SYS_MSG_PRIORITY_`). A broker of 5.4.0 or later puts it into
+    /// the queue of that number, or into the topic's last one, whichever queue it was sent to; consumers that pop messages
+    /// take the later queues first. Older brokers would ignore it, so the send fails with [`Error::NotSupported`].
+    ///
+    /// ```
+    /// use rocketmq_producer::Message;
+    ///
+    /// let urgent = Message::builder("orders").priority(3).body("now").build()?;
+    /// assert_eq!(urgent.property("_SYS_MSG_PRIORITY_"), Some("3"));
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "setPriority")]
+    pub fn priority(mut self, priority: u32) -> Self {
+        self.wishes.priority = Some(priority);
+        self
+    }
+
     /// Checks everything and makes the message.
     ///
     /// # Errors
@@ -98,9 +193,14 @@ impl MessageBuilder {
     /// - tags, a key, or a property name or value hold a separator character (U+0001, U+0002), a key is blank or holds
     ///   a space, or a property name or value is blank;
     /// - a property name is reserved by RocketMQ;
+    /// - the delay level or the delay is 0, more than one of delay level, delay and delivery time is set, or one of them or
+    ///   the priority is more than a broker can count;
     /// - the properties take more than 32,767 bytes together.
     pub fn build(self) -> Result<Message, Error> {
-        self.check().map_err(|reason| Error::InvalidMessage { reason })?;
+        let invalid = |reason| Error::InvalidMessage { reason };
+        self.check().map_err(invalid)?;
+        let timing = self.wishes.timing().map_err(invalid)?;
+        let priority = self.wishes.priority().map_err(invalid)?;
         let mut properties: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(self.user_properties.len() + 3);
         let mut push = |name: &str, value: &str| properties.push((name.into(), value.into()));
         if !self.keys.is_empty() {
@@ -115,6 +215,12 @@ impl MessageBuilder {
         // Unlike 4.7.0, WAIT is sent only when it says something: absent means true to every broker.
         if !self.wait_store_ok {
             push(property::WAIT, "false");
+        }
+        if let Some((name, value)) = timing.property() {
+            push(name, &value);
+        }
+        if let Some(priority) = priority {
+            push(property::PRIORITY, &priority.to_string());
         }
         for (name, value) in &self.user_properties {
             push(name, value);
@@ -137,6 +243,11 @@ impl MessageBuilder {
             body: self.body,
             properties,
             properties_length,
+            timing,
+            // It is of the later release.
+            requirement: priority
+                .map(|_| &timing::PRIORITY)
+                .or_else(|| timing.requirement()),
         };
         Ok(Message {
             content: Arc::new(content),

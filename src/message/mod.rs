@@ -9,6 +9,7 @@ pub(crate) mod names;
 pub(crate) mod property;
 mod queue;
 pub(crate) mod stored;
+pub(crate) mod timing;
 
 use std::{fmt, sync::Arc};
 
@@ -19,6 +20,7 @@ pub use id::{MessageId, OffsetMessageId};
 pub use queue::MessageQueue;
 pub use stored::StoredMessage;
 
+use self::timing::{Requirement, Timing};
 use crate::error::Error;
 
 /// A message to send: topic, body, tags, keys and properties.
@@ -53,6 +55,9 @@ struct Content {
     /// Everything that travels as a property, `KEYS` and `TAGS` included, in the order of the wire.
     properties: Vec<(Box<str>, Box<str>)>,
     properties_length: usize,
+    timing: Timing,
+    /// What brokers must be able to do with it.
+    requirement: Option<&'static Requirement>,
 }
 
 impl Message {
@@ -126,6 +131,16 @@ impl Message {
 
     pub(crate) fn property_pairs(&self) -> &[(Box<str>, Box<str>)] {
         &self.content.properties
+    }
+
+    /// When consumers are to see it.
+    pub(crate) fn timing(&self) -> Timing {
+        self.content.timing
+    }
+
+    /// What a broker must be able to do to deliver it as wished; `None` if all can.
+    pub(crate) fn requirement(&self) -> Option<&'static Requirement> {
+        self.content.requirement
     }
 
     /// Bytes of the properties as one text, before the client adds its own.

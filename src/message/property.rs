@@ -22,6 +22,15 @@ pub(crate) const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
 /// What delays a message: the level of all releases, and the timers of 5.x.
 pub(crate) const DELAYS: &[&str] = &["DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
 
+/// The delay level, from 1.
+pub(crate) const DELAY: &str = "DELAY";
+/// 5.x: delivered so many milliseconds after it was stored.
+pub(crate) const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+/// 5.x: delivered at this time, in milliseconds since 1970.
+pub(crate) const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
+/// 5.4.0 and later: decides the queue, from 0 for the lowest.
+pub(crate) const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
+
 /// What separates a name from its value in the property text, so neither may contain it.
 pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
 /// What separates one property from the next.
@@ -36,7 +45,9 @@ const RESERVED: &[&str] = &[
     TAGS,
     WAIT,
     UNIQ_KEY,
-    "DELAY",
+    DELAY,
+    PRIORITY,
+    "__LITE_TOPIC",
     "RETRY_TOPIC",
     REAL_TOPIC,
     REAL_QID,
@@ -76,8 +87,8 @@ const RESERVED: &[&str] = &[
     "INNER_MULTI_QUEUE_OFFSET",
     "TRACE_CONTEXT",
     "TIMER_DELAY_SEC",
-    "TIMER_DELAY_MS",
-    "TIMER_DELIVER_MS",
+    TIMER_DELAY_MS,
+    TIMER_DELIVER_MS,
     "TIMER_ENQUEUE_MS",
     "TIMER_DEQUEUE_MS",
     "TIMER_ROLL_TIMES",
@@ -119,6 +130,10 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
             KEYS => "use MessageBuilder::keys",
             TAGS => "use MessageBuilder::tags",
             WAIT => "use MessageBuilder::wait_store_ok",
+            DELAY => "use MessageBuilder::delay_level",
+            TIMER_DELAY_MS | "TIMER_DELAY_SEC" => "use MessageBuilder::delay",
+            TIMER_DELIVER_MS => "use MessageBuilder::deliver_at",
+            PRIORITY => "use MessageBuilder::priority",
             _ => "choose another",
         };
         return Err(format!(

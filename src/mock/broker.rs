@@ -10,6 +10,7 @@ use crate::wire::request::heartbeat::ReceivedHeartbeat;
 use crate::wire::request::unregister::ReceivedUnregister;
 
 use super::clients::Origin;
+use super::delays;
 use super::dialect::ServerVersion;
 use super::name_server::unsupported;
 use super::queries;
@@ -49,6 +50,9 @@ pub(super) fn answer(
             Some(send_message::answer(shared, session, header, body))
         }
         RequestCode::END_TRANSACTION => end_transaction(shared, session, header),
+        RequestCode::RECALL_MESSAGE if shared.version == ServerVersion::V5_5_0 => {
+            Some(delays::answer_recall(shared, session, header))
+        }
         RequestCode::HEART_BEAT => Some(heartbeat(shared, session, header, body)),
         RequestCode::UNREGISTER_CLIENT => Some(unregister(shared, session, header)),
         _ => queries::answer(shared, session.origin.broker, header).or_else(|| {

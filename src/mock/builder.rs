@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 
 use super::MockCluster;
@@ -64,6 +65,7 @@ pub struct MockClusterBuilder {
     store_limit: u64,
     keep_messages: bool,
     check_times: CheckTimes,
+    recalls: bool,
 }
 
 impl MockClusterBuilder {
@@ -78,6 +80,7 @@ impl MockClusterBuilder {
             store_limit: DEFAULT_STORE_LIMIT,
             keep_messages: true,
             check_times: DEFAULT_CHECK_TIMES,
+            recalls: false,
         }
     }
 
@@ -161,6 +164,13 @@ impl MockClusterBuilder {
         self
     }
 
+    /// Sets whether brokers that speak like 5.5.0 take timer messages back before their time. Default false, as on real
+    /// brokers (`recallMessageEnable`), which refuse it with code 16.
+    pub fn recalls(mut self, enabled: bool) -> MockClusterBuilder {
+        self.recalls = enabled;
+        self
+    }
+
     /// Starts the cluster on free ports of 127.0.0.1.
     ///
     /// # Errors
@@ -186,6 +196,7 @@ impl MockClusterBuilder {
         let shared = Arc::new(Shared::new(
             self.version,
             self.max_message_size,
+            self.recalls,
             places,
             Topics::new(self.brokers, template_queues),
             Store::new(self.keep_messages.then_some(self.store_limit)),
@@ -197,7 +208,11 @@ impl MockClusterBuilder {
             name_servers: Vec::new(),
             brokers: Vec::new(),
             checker: None,
+            clock: None,
         };
+        let keeper = Arc::clone(&shared);
+        let clock = Builder::new().name("mock-clock".to_owned());
+        cluster.clock = Some(clock.spawn(move || keeper.delays.run(&keeper))?);
         for (index, (name, listener)) in names.into_iter().zip(brokers).enumerate() {
             let shared = Arc::clone(&shared);
             cluster.brokers.push(RunningServer::start(

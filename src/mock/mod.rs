@@ -21,9 +21,9 @@
 //! # What it does
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
-//! `SEND_BATCH_MESSAGE`, `END_TRANSACTION`, `HEART_BEAT` and `UNREGISTER_CLIENT`, and the queries of producers:
+//! `SEND_BATCH_MESSAGE`, `RECALL_MESSAGE`, `END_TRANSACTION`, `HEART_BEAT` and `UNREGISTER_CLIENT`, and the queries of producers:
 //! `GET_MIN_OFFSET`, `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`, `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`,
-//! `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, half messages are kept
+//! `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, messages wait for their delay level or timer, half messages are kept
 //! out of sight and asked about, and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
 //! does not know.
 //!
@@ -69,8 +69,7 @@
 //!
 //! # What it does not do
 //!
-//! - Delayed and timed messages are stored like any other, under the topic they were sent to. Requests to reply, and all
-//!   that consumers and administrators send are unknown to it.
+//! - Requests to reply, and all that consumers and administrators send are unknown to it.
 //! - Each half message is asked about by its own clock; real brokers look at all of them now and then. One that only the
 //!   system flag calls half is stored like any other.
 //! - Each broker is a master without slaves. There is no access control and no TLS.
@@ -94,6 +93,7 @@ mod checker;
 mod clients;
 mod connection;
 mod controls;
+mod delays;
 mod dialect;
 mod events;
 mod line;
@@ -117,6 +117,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::action::MockAction;
@@ -156,6 +157,8 @@ pub struct MockCluster {
     name_servers: Vec<RunningServer>,
     brokers: Vec<RunningServer>,
     checker: Option<Checker>,
+    /// Delivers what has waited.
+    clock: Option<JoinHandle<()>>,
 }
 
 impl MockCluster {
@@ -218,6 +221,7 @@ impl MockCluster {
     pub fn delete_topic(&self, topic: &str) {
         self.shared.topics.delete(topic);
         self.shared.store.delete(topic);
+        self.shared.delays.forget(topic);
         self.shared.events.happened();
     }
 
@@ -257,6 +261,31 @@ impl MockCluster {
     /// How many messages the brokers have stored for a topic. Costs nothing, unlike counting [`Self::messages`].
     pub fn message_count(&self, topic: &str) -> u64 {
         self.shared.store.count(topic)
+    }
+
+    /// How many messages wait for their delay level or timer before they go into this topic.
+    pub fn waiting_messages(&self, topic: &str) -> usize {
+        self.shared.delays.count(topic)
+    }
+
+    /// Puts the brokers' clock forward, so that what waits for its delay level or timer need not be waited for. When this
+    /// returns, what is due is in its topic. Timestamps of the brokers are by this clock too; nothing else is.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rocketmq_producer::{Message, Producer, mock::MockCluster};
+    ///
+    /// let cluster = MockCluster::start(1)?;
+    /// let producer = Producer::builder("group").name_servers(cluster.name_servers()).start()?;
+    /// let in_an_hour = Message::builder("orders").delay(Duration::from_secs(60 * 60)).body("pay!").build()?;
+    /// producer.send(&in_an_hour)?;
+    /// assert_eq!((cluster.message_count("orders"), cluster.waiting_messages("orders")), (0, 1));
+    /// cluster.let_time_pass(Duration::from_secs(60 * 60 + 1));
+    /// assert_eq!((cluster.message_count("orders"), cluster.waiting_messages("orders")), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn let_time_pass(&self, by: Duration) {
+        self.shared.delays.advance(&self.shared, by);
     }
 
     /// Waits until `condition` holds, and says whether it did within the given time.
@@ -331,6 +360,11 @@ impl Drop for MockCluster {
         }
         for running in self.servers() {
             running.stop(false);
+        }
+        self.shared.delays.stop();
+        if let Some(clock) = self.clock.take() {
+            // It runs nothing that could panic but what a poisoned test would show anyway.
+            drop(clock.join());
         }
     }
 }

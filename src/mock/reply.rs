@@ -6,6 +6,7 @@ use crate::code::ResponseCode;
 use crate::wire::WireError;
 use crate::wire::frame::Serialization;
 use crate::wire::header::{Envelope, FLAG_RESPONSE, FieldWriter, Header, Language, encode_frame};
+use crate::wire::recall_handle::RecallHandle;
 
 use super::dialect::ServerVersion;
 use super::shared::REGION_ID;
@@ -25,6 +26,10 @@ pub(super) enum ReplyFields {
     None,
     /// Region and trace switch, which a broker sets before it looks at a send.
     Region,
+    /// The region, as the answer to a recall names it.
+    RegionAlone,
+    /// The same, with the id of the message that was taken back.
+    Recalled(String),
     /// What 5.5.0 says to a heartbeat.
     Heartbeat,
     Stored(StoredFields),
@@ -46,7 +51,9 @@ pub(super) struct StoredFields {
     pub(super) message_ids: String,
     pub(super) queue_id: u32,
     pub(super) queue_offset: u64,
-    pub(super) transaction_id: Option<String>,
+    pub(super) transaction_id: Option<Box<str>>,
+    /// Boxed, since hardly any answer has one.
+    pub(super) recall_handle: Option<Box<RecallHandle>>,
 }
 
 impl Reply {
@@ -111,6 +118,11 @@ impl ReplyFields {
                 writer.number("indexLastUpdateTimestamp", *until_ms);
                 writer.number("indexLastUpdatePhyoffset", *offset);
             }
+            ReplyFields::RegionAlone => writer.text("MSG_REGION", REGION_ID),
+            ReplyFields::Recalled(message_id) => {
+                writer.text("msgId", message_id);
+                writer.text("MSG_REGION", REGION_ID);
+            }
             ReplyFields::Heartbeat => {
                 writer.boolean("IS_SUPPORT_HEART_BEAT_V2", true);
                 writer.boolean("IS_SUB_CHANGE", true);
@@ -121,6 +133,9 @@ impl ReplyFields {
                     writer.text("transactionId", transaction_id);
                 }
                 writer.text("msgId", &stored.message_ids);
+                if let Some(handle) = &stored.recall_handle {
+                    writer.text("recallHandle", &handle.encode());
+                }
                 write_region(writer);
                 writer.number(
                     "queueOffset",

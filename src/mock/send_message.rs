@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::property;
@@ -15,6 +14,7 @@ use crate::wire::properties;
 use crate::wire::request::send_message::ReceivedSend;
 
 use super::broker::Session;
+use super::delays::{self, Wait, Waiting};
 use super::dialect::ServerVersion;
 use super::reply::{Reply, ReplyFields, StoredFields};
 use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
@@ -104,14 +104,24 @@ fn store(
     };
     let broker_address = broker.address();
     let (topic, queue_id) = check_target(shared, session, send)?;
-    let now = now_ms();
-    let (owned, transaction_id) = items(shared, broker, send, body, now)?;
+    let queue_id = priority_queue(shared, session, send, &topic).unwrap_or(queue_id);
+    let now = shared.delays.now_ms();
+    let (mut owned, transaction_id) = items(shared, broker, send, body, now)?;
     check_size(shared, send, &topic, body, &owned)?;
+    let is_half =
+        matches!(&*owned, [only] if !send.batch && Transactions::is_half(shared.version, &only.properties));
+    let wait = match &mut *owned {
+        [only] if !send.batch && !is_half => {
+            only.wait(shared.version, send.sys_flag, &topic, queue_id, now)?
+        }
+        _ => None,
+    };
+    let (log_topic, log_queue_id) = wait.map_or_else(|| (Arc::clone(&topic), queue_id), Wait::place);
     let incoming = Incoming {
         broker: session.origin.broker,
         broker_port: broker_address.port(),
-        topic: &topic,
-        queue_id,
+        topic: &log_topic,
+        queue_id: log_queue_id,
         sys_flag: send.sys_flag,
         reconsume_times: send.reconsume_times,
         born_timestamp_ms: send.born_timestamp_ms,
@@ -122,18 +132,62 @@ fn store(
     let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
     let disk_full = |_| refuse(shared.version.disk_full());
     let place = match items.as_slice() {
-        [item] if !send.batch && Transactions::is_half(shared.version, item.properties) => shared
+        [item] if is_half => shared
             .transactions
             .prepare(shared, &incoming, item)
             .map_err(disk_full)?,
         items => shared.store.put(&incoming, items).map_err(disk_full)?,
     };
+    if let (Some(wait), [item]) = (wait, &*items) {
+        let waiting = waiting(&incoming, item, &topic, queue_id);
+        if !shared.delays.hold(wait, waiting) {
+            return Err(refuse(shared.version.disk_full()));
+        }
+    }
+    let recall_handle =
+        wait.and_then(|wait| wait.recall_handle(&topic, &broker.name, transaction_id.as_deref()));
     Ok(StoredFields {
-        message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
+        message_ids: message_ids(broker_address, &log_topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id,
+        transaction_id: transaction_id.map(Into::into),
+        recall_handle: recall_handle.map(Box::new),
     })
+}
+
+/// A message as it is to be stored when its time has come.
+fn waiting(incoming: &Incoming<'_>, item: &Item<'_>, topic: &Arc<str>, queue_id: u32) -> Waiting {
+    Waiting {
+        broker: incoming.broker,
+        broker_port: incoming.broker_port,
+        topic: Arc::clone(topic),
+        queue_id,
+        sys_flag: incoming.sys_flag,
+        reconsume_times: incoming.reconsume_times,
+        born_timestamp_ms: incoming.born_timestamp_ms,
+        born_host: incoming.born_host,
+        producer_group: Arc::clone(incoming.producer_group),
+        flag: item.flag,
+        body: item.body.to_vec(),
+        properties: item.properties.to_owned(),
+    }
+}
+
+/// The queue that a priority chooses, from 5.4.0 on.
+fn priority_queue(shared: &Shared, session: &Session, send: &ReceivedSend<'_>, topic: &str) -> Option<u32> {
+    // Nearly all sends have none: not to be slowed down.
+    if shared.version != ServerVersion::V5_5_0 || send.batch || !send.properties.contains(property::PRIORITY)
+    {
+        return None;
+    }
+    let priority = properties::find(
+        &send.properties,
+        property::PRIORITY,
+        shared.version.reading_rules(),
+    )?;
+    let (_, settings) = shared.topics.find(session.origin.broker, topic)?;
+    let last = settings.write_queue_nums.checked_sub(1)?;
+    Some(priority.parse::<u32>().ok()?.min(last))
 }
 
 /// A refusal from behind the point where the broker names its region.
@@ -267,6 +321,26 @@ struct OwnedItem<'a> {
 }
 
 impl OwnedItem<'_> {
+    /// What it has to wait for, if it has to; the properties then say where it belongs.
+    fn wait(
+        &mut self,
+        version: ServerVersion,
+        sys_flag: i32,
+        topic: &str,
+        queue_id: u32,
+        now_ms: u64,
+    ) -> Result<Option<Wait>, Reply> {
+        let wait = delays::wanted(version, sys_flag, &self.properties, now_ms).map_err(refuse)?;
+        if let Some(wait) = wait {
+            let mut list = properties::parse(&self.properties, version.reading_rules());
+            for (name, value) in wait.properties(topic, queue_id) {
+                set(&mut list, name, &value);
+            }
+            self.properties = Cow::Owned(encode(version, &list));
+        }
+        Ok(wait)
+    }
+
     fn lend(&self) -> Item<'_> {
         Item {
             flag: self.flag,
@@ -405,12 +479,4 @@ fn message_ids(broker_address: SocketAddr, topic: &str, first_offset: u64, items
         offset = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
     }
     ids
-}
-
-fn now_ms() -> u64 {
-    // A clock before 1970 is no reason to refuse a message.
-    let since_1970 = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

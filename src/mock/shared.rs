@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use super::clients::Clients;
+use super::delays::Delays;
 use super::dialect::ServerVersion;
 use super::events::Events;
 use super::rules::Faults;
@@ -58,11 +59,14 @@ impl BrokerPlace {
 pub(super) struct Shared {
     pub(super) version: ServerVersion,
     pub(super) max_message_size: usize,
+    /// Whether brokers take timer messages back (`BrokerConfig.recallMessageEnable`).
+    pub(super) recalls: bool,
     /// By broker index.
     pub(super) brokers: Vec<BrokerPlace>,
     pub(super) topics: Topics,
     pub(super) store: Store,
     pub(super) transactions: Transactions,
+    pub(super) delays: Delays,
     pub(super) clients: Clients,
     pub(super) events: Events,
     pub(super) faults: Faults,
@@ -74,6 +78,7 @@ impl Shared {
     pub(super) fn new(
         version: ServerVersion,
         max_message_size: usize,
+        recalls: bool,
         brokers: Vec<BrokerPlace>,
         topics: Topics,
         store: Store,
@@ -82,10 +87,12 @@ impl Shared {
         Shared {
             version,
             max_message_size,
+            recalls,
             brokers,
             topics,
             store,
             transactions: Transactions::new(check_times),
+            delays: Delays::default(),
             clients: Clients::default(),
             events: Events::default(),
             faults: Faults::default(),

@@ -24,7 +24,7 @@ use super::{
     inbound::{Handled, InboundRequest},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
-    sync::{AtomicBool, AtomicU64, Mutex, Ordering},
+    sync::{AtomicBool, AtomicI32, AtomicU64, Mutex, Ordering},
     waiter::{Outcome, Waiter, WakeUps},
 };
 pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
@@ -148,6 +148,8 @@ pub(crate) struct Connection {
     unheard_since: AtomicMoment,
     /// The peer has sent a frame.
     spoken: AtomicBool,
+    /// The release that the peer names in its first frame, as an ordinal of `MQVersion`; negative before that.
+    peer_version: AtomicI32,
     /// The broker has said that it shuts down, and takes no more requests here.
     going_away: AtomicBool,
     /// Another connection takes its place: it is not handed out any more.
@@ -190,6 +192,7 @@ impl Connection {
             cause: OnceLock::new(),
             unheard_since: AtomicMoment::new(Moment::NEVER),
             spoken: AtomicBool::new(false),
+            peer_version: AtomicI32::new(-1),
             going_away: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             writer: Mutex::new(None),
@@ -253,6 +256,12 @@ impl Connection {
     /// Whether the peer has shown that it speaks the protocol.
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken.load(Ordering::Relaxed)
+    }
+
+    /// The peer's release, as an ordinal of `MQVersion`, once it has sent anything.
+    pub(crate) fn peer_version(&self) -> Option<i32> {
+        let version = self.peer_version.load(Ordering::Relaxed);
+        (version >= 0).then_some(version)
     }
 
     pub(super) fn age(&self) -> Duration {

@@ -57,7 +57,8 @@ impl<'p> Aimed<'p> {
     /// One message is on its way to a queue at a time, and later ones of this producer wait behind it, within their own
     /// time. Being alone, it may be sent again to the same queue as often as `retries` or `async_retries` allow. If it ends
     /// without a verdict, it may be stored or not, so the order ends: those that wait behind it fail with
-    /// [`Error::OrderEnded`], unsent. A message that is certainly not stored does not hold up the next.
+    /// [`Error::OrderEnded`], unsent. A message that is certainly not stored does not hold up the next. [The
+    /// guide](crate::guide::order) has all that keeps an order and ends it.
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {

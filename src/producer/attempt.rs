@@ -8,8 +8,10 @@ use std::{
 use super::{
     batch::BatchBody,
     plan::{Destination, Finished},
+    release,
     result::{SendResult, SendStatus},
     shared::Shared,
+    timing,
 };
 use crate::{
     code::{RequestCode, ResponseCode},
@@ -74,6 +76,7 @@ impl Prepared {
 
     fn checked(shared: &Shared, message: &Message, is_half: bool) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
+        timing::check(&shared.config, message, unix_ms)?;
         let message_id = shared.ids.next(unix_ms);
         let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
         let added = added_properties(&shared.config.producer_group, &message_id);
@@ -168,6 +171,7 @@ pub(super) fn send(
     waiting: &Waiting<'_>,
     (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
+    release::check(prepared, connection)?;
     let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
     connection.request(frame, waiting, manner, now)
@@ -181,6 +185,7 @@ pub(super) fn send_oneway(
     connection: &Arc<Connection>,
     deadline: &Deadline,
 ) -> Result<(), Error> {
+    release::check(prepared, connection)?;
     let added = added_properties(&shared.config.producer_group, &prepared.message_id);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
     connection.oneway(frame, deadline.at(), deadline.began())
@@ -344,6 +349,7 @@ pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -
             .region_id
             .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
         trace_on: reply.trace_on,
+        recall_handle: reply.recall_handle,
         attempts,
         may_be_duplicated,
     }

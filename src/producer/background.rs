@@ -15,6 +15,7 @@ use super::{
     choose,
     lanes::{self, Turn},
     plan::{Destination, SendPlan, Step},
+    release,
     result::SendFailure,
     shared::Shared,
     target::Aim,
@@ -189,8 +190,7 @@ impl AsyncSend {
                     drop(state);
                     self.shared.note_retry(retried);
                     let alarm = Alarm { share, until };
-                    let (connections, broker) = (&self.shared.connections, &to.broker);
-                    let Some(connection) = connections.live_by(&broker.link, &broker.address) else {
+                    let Some(connection) = release::live(&self.shared, &self.prepared, &to) else {
                         return self.wait_for_connection(number, &to, alarm);
                     };
                     match self.begin(number, &to, alarm, &connection, now) {
@@ -233,7 +233,8 @@ impl AsyncSend {
                 send.drive();
             }
         };
-        self.shared.connections.when_ready(&address, Box::new(then));
+        let (shared, prepared) = (&self.shared, &self.prepared);
+        release::when_ready(shared, prepared, &address, alarm.share, Box::new(then));
     }
 
     /// Begins an attempt that had to wait.

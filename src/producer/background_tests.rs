@@ -92,6 +92,7 @@ fn store(plan: &mut SendPlan, number: u32) {
         transaction_id: None,
         region_id: None,
         trace_on: true,
+        recall_handle: None,
     };
     plan.stored(number, (SendStatus::SendOk, reply));
 }

@@ -11,6 +11,7 @@ use super::{
     desk::{Arrival, Desk, What},
     options::Options,
     plan::{Destination, SendPlan, Step},
+    release,
     result::SendResult,
     shared::Shared,
     shutdown,
@@ -208,6 +209,9 @@ impl Sending<'_> {
             Some(connection) if is_alone => (connection, began),
             live => (self.connect(number, to, share, live.is_some())?, Instant::now()),
         };
+        if !release::is_known(&self.prepared, &connection) {
+            release::wait(self.shared, &connection, share)?;
+        }
         let waiting = attempt::waiting(self.desk.counter(), self.base.wrapping_add(number), None);
         let manner = (Manner::Blocking { until: share }, now);
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;

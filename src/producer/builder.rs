@@ -150,6 +150,24 @@ impl ProducerBuilder {
         self
     }
 
+    /// Sets the highest delay level that the brokers know. Default 18, as `messageDelayLevel` of brokers as shipped; 1 to 255.
+    /// A message with a higher [`delay_level`](crate::MessageBuilder::delay_level) is refused here, while brokers lower it
+    /// in silence.
+    #[doc(alias = "messageDelayLevel")]
+    pub fn max_delay_level(mut self, level: u8) -> Self {
+        self.config.max_delay_level = level;
+        self
+    }
+
+    /// Sets how far in the future timer messages may be delivered, by [`delay`](crate::MessageBuilder::delay) or
+    /// [`deliver_at`](crate::MessageBuilder::deliver_at). Default 3 days, as `timerMaxDelaySec` of brokers as shipped, which
+    /// refuse what is later with code 13; at least 1 ms.
+    #[doc(alias = "timerMaxDelaySec")]
+    pub fn max_timer_delay(mut self, delay: Duration) -> Self {
+        self.config.max_timer_delay = delay;
+        self
+    }
+
     /// Compresses bodies on their way, with zlib as every release since 4.x reads it, or as only 5.x does. Default: none is
     /// compressed, whatever features this crate is built with, unlike in Java, which uses zlib. Needs the feature of its name.
     ///

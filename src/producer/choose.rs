@@ -9,7 +9,7 @@ use crate::{
         topic_route::{PublishQueue, RouteBroker, TopicRoute},
     },
     error::Error,
-    message::Message,
+    message::{Message, MessageQueue},
     net::sync::Ordering,
 };
 
@@ -64,10 +64,13 @@ pub(super) fn aimed<'r>(
     route: &'r TopicRoute,
     message: &Message,
 ) -> Result<&'r Arc<PublishQueue>, Error> {
-    let count = route.queues.len();
+    let count = route.listed.len();
     let invalid = |reason: String| Error::InvalidMessage { reason };
     match aim {
         Aim::Queue(queue) => route.find(queue).ok_or_else(|| {
+            if route.listed.contains(queue) {
+                return without_master(route, queue);
+            }
             let listed = route
                 .listed
                 .iter()
@@ -83,18 +86,42 @@ pub(super) fn aimed<'r>(
         }),
         Aim::Key(hash) => {
             let hash = usize::try_from(hash.unsigned_abs()).unwrap_or(usize::MAX);
-            let queue = hash.checked_rem(count).and_then(|index| route.queues.get(index));
-            queue.ok_or_else(|| invalid(format!("topic {} has no queue", route.topic)))
+            let index = hash.checked_rem(count);
+            let index = index.ok_or_else(|| invalid(format!("topic {} has no queue", route.topic)))?;
+            at(route, index)
         }
         Aim::Select(choose) => {
             let index = choose(&route.listed, message);
-            route.queues.get(index).ok_or_else(|| {
-                invalid(format!(
+            if index >= count {
+                return Err(invalid(format!(
                     "the selector chose index {index}, but topic {} has {count} queues, counted from 0",
                     route.topic
-                ))
-            })
+                )));
+            }
+            at(route, index)
         }
+    }
+}
+
+/// The queue at a place of the list, unless it takes no message now.
+fn at(route: &TopicRoute, index: usize) -> Result<&Arc<PublishQueue>, Error> {
+    route.at(index).ok_or_else(|| match route.listed.get(index) {
+        Some(queue) => without_master(route, queue),
+        None => Error::InvalidMessage {
+            reason: format!("topic {} has no queue", route.topic),
+        },
+    })
+}
+
+/// A queue of an order topic whose broker is down.
+fn without_master(route: &TopicRoute, queue: &MessageQueue) -> Error {
+    Error::NoRoute {
+        topic: Arc::clone(&route.topic),
+        reason: format!(
+            "queue {queue}, which the message is for, is of a broker that has no master now; the messages of an order \
+             topic go to no other queue meanwhile"
+        )
+        .into(),
     }
 }
 
@@ -107,12 +134,11 @@ pub(super) fn java_hash(text: &str) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
     use crate::{
         cluster::broker_health::{BrokerHealth, FAULT_RULES_V5, Failure},
-        message::MessageQueue,
         wire::request::route::{BrokerData, QueueData, RouteData},
     };
 
@@ -228,6 +254,14 @@ mod tests {
             ("order-4711", 708_276_994),
             ("polygenelubricants", i32::MIN),
             ("ä€𝄞", 16_602_546),
+            ("order-1", -1_207_111_310),
+            ("Ελληνικά κλειδί", -230_931_056),
+            ("主键-订单", -1_840_590_419),
+            // Surrogate pairs: two units each.
+            ("😀", 1_772_899),
+            ("𝄞𝄢", 1_705_043_032),
+            ("zürich-😀-鍵", -1_650_047_398),
+            ("\u{10ffff}\u{e000}", 55_957_536),
         ] {
             assert_eq!(java_hash(text), hash, "{text}");
         }
@@ -245,6 +279,47 @@ mod tests {
         assert_eq!(queue(-9), "t@a#1");
         assert_eq!(queue(7), "t@b#3");
         assert_eq!(queue(i32::MIN), "t@a#0");
+    }
+
+    /// In the order and number that the name servers keep, whatever becomes of brokers.
+    #[test]
+    fn keys_of_an_order_topic_wait_for_their_broker() {
+        let data = RouteData {
+            broker_datas: vec![BrokerData {
+                cluster: "c".to_owned(),
+                broker_name: "a".to_owned(),
+                broker_addresses: [(0, "a:10911".to_owned())].into(),
+            }],
+            queue_datas: Vec::new(),
+            order_topic_conf: Some("b:2;a:2".to_owned()),
+            queue_mappings: Vec::new(),
+        };
+        let route = TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap();
+        let queue = |aim: &Aim| aimed(aim, &route, &message()).map(|found| found.queue.to_string());
+        assert_eq!(queue(&Aim::Key(2)).unwrap(), "t@a#0");
+        assert_eq!(queue(&Aim::Key(-7)).unwrap(), "t@a#1");
+        assert_eq!(
+            queue(&Aim::Select(Arc::new(|queues, _| queues.len() - 1))).unwrap(),
+            "t@a#1"
+        );
+        for aim in [
+            Aim::Key(5),
+            Aim::Select(Arc::new(|_, _| 1)),
+            Aim::Queue(MessageQueue::new("t", "b", 1)),
+        ] {
+            let error = queue(&aim).unwrap_err();
+            assert!(matches!(error, Error::NoRoute { .. }), "{error:?}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("queue t@b#1, which the message is for"),
+                "{error}"
+            );
+        }
+        let taken: Vec<_> = (0..4)
+            .map(|_| in_turn(&route, Instant::now(), |_| false).unwrap())
+            .collect();
+        assert!(taken.iter().all(|found| &*found.broker.name == "a"));
     }
 
     #[test]

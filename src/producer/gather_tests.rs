@@ -248,6 +248,7 @@ fn stored(ids: &str) -> SendResult {
         transaction_id: None,
         region_id: "DefaultRegion".into(),
         trace_on: true,
+        recall_handle: None,
         attempts: 1,
         may_be_duplicated: false,
     }

@@ -24,7 +24,9 @@ mod options;
 mod permits;
 mod plan;
 mod queries;
+mod recall;
 mod record;
+mod release;
 mod result;
 mod room;
 mod shared;
@@ -32,6 +34,7 @@ mod shutdown;
 mod stats;
 mod tally;
 mod target;
+mod timing;
 mod transaction;
 mod warm_up;
 

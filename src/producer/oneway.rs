@@ -6,6 +6,7 @@ use super::{
     attempt::{self, Prepared},
     choose,
     options::Options,
+    release,
     shared::Shared,
 };
 use crate::{
@@ -46,7 +47,12 @@ pub(super) fn send_prepared(
     let sent = shared
         .connections
         .wait_by(&to.broker.link, &to.broker.address, &deadline)
-        .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, &deadline));
+        .and_then(|connection| {
+            if !release::is_known(&prepared, &connection) {
+                release::wait(shared, &connection, deadline.at())?;
+            }
+            attempt::send_oneway(shared, &prepared, to, &connection, &deadline)
+        });
     if let Err(error) = &sent {
         shared.learn_from_failure(topic, Some(&to.broker), error);
     }

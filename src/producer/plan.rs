@@ -430,7 +430,7 @@ impl SendPlan {
         if self.stop.is_some() || !has_more || !self.may_send_again() {
             return None;
         }
-        if self.begun > 0 && !self.leaves_time(now) {
+        if self.begun > 0 && (!self.leaves_time(now) || self.is_unsupported(route, aimed)) {
             return None;
         }
         if let Some(queue) = aimed {
@@ -464,6 +464,26 @@ impl SendPlan {
             }
         };
         choose::in_turn(route, now, |broker| avoid(&broker.name)).cloned()
+    }
+
+    /// Whether all brokers that could be asked are of a release that would ignore what the message asks for.
+    fn is_unsupported(&self, route: &TopicRoute, aimed: Option<&Destination>) -> bool {
+        let is_old = |broker: &Arc<RouteBroker>| {
+            let mut there = self
+                .records
+                .iter()
+                .filter(|record| record.to.broker.name == broker.name);
+            there.any(|record| {
+                matches!(
+                    &record.state,
+                    RecordState::Failed {
+                        error: Error::NotSupported { .. },
+                        ..
+                    }
+                )
+            })
+        };
+        aimed.map_or_else(|| route.brokers.iter().all(is_old), |queue| is_old(&queue.broker))
     }
 
     fn begin(&mut self, now: Instant, route: &TopicRoute, to: Destination, is_aimed: bool) -> Step {

@@ -123,6 +123,7 @@ fn reply(status: SendStatus) -> crate::producer::attempt::Stored {
         transaction_id: None,
         region_id: None,
         trace_on: true,
+        recall_handle: None,
     };
     (status, reply)
 }

@@ -75,6 +75,16 @@ pub struct SendResult {
     pub attempts: u32,
     /// An earlier attempt ended without a verdict, so there may be a second copy under the same message id.
     pub may_be_duplicated: bool,
+    pub(super) recall_handle: Option<Box<str>>,
+}
+
+impl SendResult {
+    /// What [`Producer::recall`](super::Producer::recall) needs to take the message back before it is delivered. `None` unless it
+    /// is a timer message whose time has not come and the broker is of 5.3.2 or later.
+    #[doc(alias = "recallHandle")]
+    pub fn recall_handle(&self) -> Option<&str> {
+        self.recall_handle.as_deref()
+    }
 }
 
 impl fmt::Display for SendResult {

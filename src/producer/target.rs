@@ -33,7 +33,8 @@ pub(crate) enum Aim {
 }
 
 impl Target {
-    /// Aims at the queue that belongs to a key: equal keys share a queue as long as the number of queues stays the same.
+    /// Aims at the queue that belongs to a key: equal keys share a queue as long as the number of queues stays the same;
+    /// [the guide](crate::guide::order) tells what happens when it changes.
     ///
     /// The key is hashed as Java's `String.hashCode`, and the queue is chosen as `SelectMessageQueueByHash` does, so that
     /// Java and Rust producers agree. It has nothing to do with [`Message::keys`].

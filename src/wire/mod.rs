@@ -27,6 +27,7 @@ pub(crate) mod json_text;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod properties;
+pub(crate) mod recall_handle;
 pub(crate) mod reply_shape;
 pub(crate) mod request;
 pub(crate) mod stored_message;

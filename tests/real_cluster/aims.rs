@@ -1,11 +1,11 @@
 //! Sends to one queue: given, by key, by selector, in all three ways.
 
-use std::sync::mpsc;
+use std::{sync::mpsc, time::Duration};
 
 use rocketmq_producer::{Message, MessageQueue, Producer, SendResult, Target};
 
 use crate::{
-    PATIENCE, Shared, find, producer, shut_down,
+    PATIENCE, Shared, builder, find, producer, shut_down,
     support::{ReadMessage, RealCluster, read_all},
 };
 
@@ -111,6 +111,14 @@ pub(crate) fn a_key_picks_the_queue_that_java_picks(version: &str) {
         "鍵-😀",
         "Schlüssel",
         "0123456789012345678901234567890123",
+        "customer-42",
+        "Ελληνικά-κλειδί",
+        "مفتاح",
+        "主键-订单",
+        "𝄞𝄢",
+        "zürich-😀-鍵",
+        "👨\u{200d}👩\u{200d}👧",
+        "\u{10ffff}\u{e000}",
     ];
     let cluster = Shared::Open.of(version);
     let producer = producer(&cluster, "by_key");
@@ -156,4 +164,63 @@ pub(crate) fn a_selector_picks_the_queue(version: &str) {
     for (i, (queue, results)) in queues.iter().zip(&results).enumerate() {
         assert_three_in(&read, results, queue, &format!("s{i}"));
     }
+}
+
+/// A key goes to the queue that Java picks among the queues that there are: another one after their number has changed. Before
+/// and after, its messages are in order.
+pub(crate) fn keys_move_when_the_number_of_queues_changes(version: &str) {
+    const COUNT: usize = 10;
+    let keys = ["order-1", "order-2", "鍵-😀"];
+    let cluster = Shared::Open.of(version);
+    let topic_name = "growing";
+    let producer = builder(&cluster, "growing")
+        .route_refresh_interval(Duration::from_millis(200))
+        .start()
+        .unwrap();
+    let before = topic(&cluster, &producer, topic_name);
+    let send = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            for key in keys {
+                let message = message(topic_name, format!("{key} {number}"));
+                producer
+                    .to(Target::key(key))
+                    .ordered(true)
+                    .send(&message)
+                    .unwrap();
+            }
+        }
+    };
+    send(0..COUNT);
+    // As `mqadmin updateTopic -w 7 -r 7` does.
+    cluster.create_topic(topic_name, 7);
+    let mut after = before.clone();
+    crate::support::wait_until("the producer knows of 14 queues", || {
+        after = producer.publish_queues(topic_name).unwrap();
+        after.len() == 14
+    });
+    send(COUNT..2 * COUNT);
+    shut_down(&producer);
+    let read = read_all(&cluster, &[topic_name], 2 * COUNT * keys.len());
+    let mut moved = 0;
+    for key in keys {
+        let queues = [&before, &after].map(|queues| &queues[cluster.java_hash(key, queues.len())]);
+        moved += usize::from(queues[0] != queues[1]);
+        for (queue, numbers) in queues.into_iter().zip([0..COUNT, COUNT..2 * COUNT]) {
+            let mut mine: Vec<_> = read
+                .iter()
+                .filter(|message| {
+                    let number = message.text().strip_prefix(&format!("{key} "));
+                    number.is_some_and(|number| numbers.contains(&number.parse().unwrap()))
+                })
+                .collect();
+            mine.sort_by_key(|message| message.queue_offset);
+            let texts: Vec<_> = mine.iter().map(|message| message.text().to_owned()).collect();
+            let expected: Vec<_> = numbers.map(|number| format!("{key} {number}")).collect();
+            assert_eq!(texts, expected, "{key} in {queue}");
+            for message in mine {
+                assert_in(message, queue);
+            }
+        }
+    }
+    assert!(moved > 0, "no key has moved, so nothing was shown");
 }

@@ -61,6 +61,35 @@ pub(crate) fn quick_start_examples(version: &str) {
         assert!(sent.iter().all(|message| message.tags.as_deref() == Some("TagA")));
         assert!(!said.contains("Exception") && !said.contains("failed"), "{said}");
     }
+    later_and_compressed_examples(&cluster, &mut known);
+}
+
+/// Three more that send to the same topic.
+fn later_and_compressed_examples(cluster: &RealCluster, known: &mut BTreeSet<String>) {
+    let has_timers = cluster.version.starts_with('5');
+    let late = if has_timers { 3 } else { 1 };
+    let (said, sent) = run_and_read_some(cluster, "delayed", late, known);
+    let mut expected = BTreeSet::from(["after level 1".to_owned()]);
+    if has_timers {
+        expected.extend(["after 2.5 s".to_owned(), "at a time".to_owned()]);
+    } else {
+        let refused = said
+            .lines()
+            .filter(|line| line.contains("needs brokers of 5.0.0 or later"));
+        assert_eq!(refused.count(), 2, "{said}");
+    }
+    assert_eq!(texts(&sent), expected);
+    if has_timers {
+        let (said, _) = run_and_read_some(cluster, "recall", 0, known);
+        assert!(said.contains("will not come"), "{said}");
+    }
+    let (_, sent) = run_and_read_some(cluster, "compressed", 2, known);
+    let mut lengths: Vec<_> = sent
+        .iter()
+        .map(|message| (message.body.len(), message.sys_flag))
+        .collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, [(11, 0), (33_000, 1)]);
 }
 
 fn texts(messages: &[ReadMessage]) -> BTreeSet<String> {
@@ -73,8 +102,18 @@ fn run_and_read(
     example: &str,
     known: &mut BTreeSet<String>,
 ) -> (String, Vec<ReadMessage>) {
+    run_and_read_some(cluster, example, 100, known)
+}
+
+/// The same with so many messages.
+fn run_and_read_some(
+    cluster: &RealCluster,
+    example: &str,
+    count: usize,
+    known: &mut BTreeSet<String>,
+) -> (String, Vec<ReadMessage>) {
     let said = run_one(cluster, example);
-    let expected = known.len() + 100;
+    let expected = known.len() + count;
     let mut read = read_all(cluster, &[TOPIC], expected);
     assert_eq!(
         read.len(),
@@ -82,7 +121,7 @@ fn run_and_read(
         "messages after {example}, which said:\n{said}"
     );
     read.retain(|message| known.insert(message.message_id.clone()));
-    assert_eq!(read.len(), 100, "message ids were given out twice");
+    assert_eq!(read.len(), count, "message ids were given out twice");
     assert!(read.iter().all(|message| message.born_host == "127.0.0.1"));
     (said, read)
 }

@@ -15,6 +15,7 @@
 mod aims;
 mod batches;
 mod clusters;
+mod compressed;
 mod control;
 mod examples;
 mod faults;
@@ -25,6 +26,7 @@ mod refusals;
 mod sends;
 #[path = "../support/mod.rs"]
 mod support;
+mod timed;
 mod transactions;
 
 use std::{sync::Arc, time::Duration};
@@ -62,11 +64,14 @@ on_every_version! {
     batches::a_long_list_is_sent_in_parts,
     batches::gathered_messages_are_read_back_and_each_sender_has_its_own_result,
     batches::a_topic_that_keeps_batches_as_one_record_keeps_ours_apart,
+    aims::keys_move_when_the_number_of_queues_changes,
     clusters::a_killed_broker_does_not_stop_sends,
     clusters::a_new_topic_gets_four_queues_on_each_broker_used,
     clusters::producers_register_and_sign_off,
     clusters::two_clusters_do_not_disturb_each_other,
     clusters::two_groups_do_not_disturb_each_other,
+    compressed::lz4_and_zstd_are_read_by_5_x,
+    compressed::zlib_is_read_by_all_releases,
     control::apache_producer_is_read_back,
     examples::quick_start_examples,
     faults::a_killed_broker_costs_nothing_with_a_delivery_timeout,
@@ -90,6 +95,10 @@ on_every_version! {
     transactions::a_question_that_crosses_the_commit_makes_no_second_message,
     transactions::an_heir_answers_for_a_process_that_is_gone,
     transactions::only_what_is_committed_is_read_back,
+    timed::a_priority_chooses_the_queue,
+    timed::a_recalled_message_never_comes,
+    timed::delayed_messages_come_after_their_level,
+    timed::timer_messages_come_at_their_time_or_are_refused,
 }
 
 // What 4.x does not have.
@@ -98,7 +107,7 @@ on_every_version!(v5_5_0_alone "5.5.0": queries::a_static_topic_is_sent_to_and_a
 /// A cluster that several tests of one release share.
 #[derive(Clone, Copy)]
 enum Shared {
-    /// Two brokers that create topics by themselves.
+    /// Two brokers that create topics by themselves and recall messages.
     Open,
     /// broker-a and broker-b create no topics and take at most 64 KiB; broker-b waits for a slave, which it lacks.
     Strict,
@@ -124,7 +133,8 @@ impl Shared {
 
     fn start(self, version: &str) -> RealCluster {
         match self {
-            Self::Open => RealCluster::start(version, 2),
+            // 5.x recalls messages only where it is told to.
+            Self::Open => RealCluster::start_with(version, 2, &["recallMessageEnable=true"]),
             // 5.x counts replicas where 4.x looks at the role alone.
             Self::Strict => RealCluster::start_with(
                 version,

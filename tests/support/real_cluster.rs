@@ -162,6 +162,17 @@ impl RealCluster {
             .unwrap_or_else(|error| panic!("Java on {}: {error}", self.version))
     }
 
+    /// Gives one command to a Java client of another release than the one that reads all else.
+    #[track_caller]
+    pub(crate) fn java_of(&self, client_version: &str, command: &str) -> Vec<Value> {
+        let folder = self.folder.join(format!("java-{client_version}"));
+        std::fs::create_dir_all(&folder).expect("the cluster's folder is writable");
+        let mut client = JavaClient::start(client_version, &self.name_servers, &folder);
+        client
+            .ask(command, 2 * PATIENCE)
+            .unwrap_or_else(|error| panic!("Java {client_version} on {}: {error}", self.version))
+    }
+
     /// As `java`, for an answer that may be a refusal.
     #[track_caller]
     pub(crate) fn try_java(&self, command: &str) -> Result<Vec<Value>, String> {

@@ -106,6 +106,7 @@ impl Connection {
         wake_ups: &mut WakeUps,
     ) {
         if !self.has_spoken() {
+            self.peer_version.store(header.version.max(0), Ordering::Relaxed);
             self.spoken.store(true, Ordering::Relaxed);
         }
         if !header.is_response() {

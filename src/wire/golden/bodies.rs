@@ -11,6 +11,7 @@ use crate::wire::compression;
 use crate::wire::id;
 use crate::wire::message::{BatchElements, StoredRecord, append_batch_element, body_crc};
 use crate::wire::properties::{self, ReadingRules};
+use crate::wire::recall_handle::RecallHandle;
 use crate::wire::request::heartbeat::{ReceivedHeartbeat, encode_heartbeat};
 use crate::wire::request::route::{BrokerData, QueueData, RouteData, RouteDialect};
 
@@ -27,6 +28,7 @@ pub(super) fn check(kind: &str, row: &Value) -> Checked {
         "message_id_offset" => check_offset_id(row),
         "route_json" => check_route(text(row, "text")?.as_bytes()),
         "compressed_body" => check_compressed(row),
+        "recall_handle" => check_recall_handle(row),
         "heartbeat_json" => check_heartbeat(text(row, "text")?.as_bytes()),
         _ => Err("unknown kind of row".to_owned()),
     }
@@ -88,6 +90,20 @@ fn check_compressed(row: &Value) -> Checked {
         .iter()
         .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     same("the checksum", &digest, &text(row, "uncompressed_sha256")?)
+}
+
+fn check_recall_handle(row: &Value) -> Checked {
+    let handle = text(row, "handle")?;
+    let read = RecallHandle::decode(handle).map_err(reason)?;
+    let RecallHandle {
+        topic,
+        broker_name,
+        deliver_at_ms,
+        message_id,
+    } = &read;
+    let shown = format!("v1 {topic} {broker_name} {deliver_at_ms} {message_id}");
+    same("the handle", &shown.as_str(), &text(row, "decoded")?)?;
+    same("our handle", &read.encode().as_str(), &handle)
 }
 
 fn owned_pairs(text: &str, rules: ReadingRules) -> Vec<(String, String)> {

@@ -14,6 +14,7 @@ use crate::code::{RequestCode, ResponseCode};
 use crate::wire::command::Command;
 use crate::wire::frame::{FrameRef, Serialization, split_frame};
 use crate::wire::header::{Envelope, FieldWriter, Header, Language, encode_frame};
+use crate::wire::request::recall_message::{RecallMessage, ReceivedRecall};
 use crate::wire::request::route::{GetRoute, ReceivedGetRoute};
 use crate::wire::request::send_message::{PropertyList, ReceivedSend, SendMessage, SendReply};
 use crate::wire::request::unregister::{ReceivedUnregister, Unregister};
@@ -107,11 +108,7 @@ fn check_header(header: &Header<'_>, decoded: &Value) -> Checked {
         .filter(|name| Language::from_name(name) != Language::UNKNOWN);
     same("language", &header.language.name(), &expected)?;
     same("remark", &header.remark.as_deref(), &decoded["remark"].as_str())?;
-    let fields: BTreeMap<String, String> = header
-        .fields
-        .iter()
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
+    let found = fields(header);
     let expected: BTreeMap<String, String> = match decoded["extFields"].as_object() {
         Some(object) => {
             let value = |value: &Value| {
@@ -130,7 +127,7 @@ fn check_header(header: &Header<'_>, decoded: &Value) -> Checked {
     for (name, value) in &expected {
         same(name, &header.field(name).as_deref(), &Some(value.as_str()))?;
     }
-    same("the fields", &fields, &expected)
+    same("the fields", &found, &expected)
 }
 
 /// A binary frame must come out as the same bytes; a JSON frame, whose order is free, as the same command.
@@ -184,6 +181,8 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
         tally.record("request for a route", name, check_get_route(&header));
     } else if code == RequestCode::UNREGISTER_CLIENT {
         tally.record("unregister", name, check_unregister(&header));
+    } else if code == RequestCode::RECALL_MESSAGE {
+        tally.record("recall", name, check_recall(&header));
     } else if code == RequestCode::HEART_BEAT {
         tally.record("heartbeat", name, check_heartbeat(found.body));
     } else if code == RequestCode::END_TRANSACTION {
@@ -371,6 +370,11 @@ fn check_send_reply(header: &Header<'_>) -> Checked {
         &reply.trace_on,
         &(field("TRACE_ON").as_deref() != Some("false")),
     )?;
+    same(
+        "recallHandle",
+        &reply.recall_handle.as_deref(),
+        &field("recallHandle").as_deref(),
+    )?;
     for serialization in BOTH_FORMS {
         written(
             header,
@@ -422,6 +426,37 @@ fn check_get_route(header: &Header<'_>) -> Checked {
         )?;
     }
     Ok(())
+}
+
+fn check_recall(header: &Header<'_>) -> Checked {
+    let received = ReceivedRecall::decode(header).map_err(reason)?;
+    let field = |name| header.field(name);
+    same("topic", &Some(&received.topic), &field("topic").as_ref())?;
+    same(
+        "recallHandle",
+        &Some(&received.recall_handle),
+        &field("recallHandle").as_ref(),
+    )?;
+    let request = RecallMessage {
+        producer_group: &field("producerGroup").unwrap_or_default(),
+        topic: &received.topic,
+        recall_handle: &received.recall_handle,
+        broker_name: &field("bname").unwrap_or_default(),
+    };
+    for serialization in BOTH_FORMS {
+        written(
+            header,
+            serialization,
+            |writer| request.write(writer),
+            |ours| same("our fields", &fields(ours), &fields(header)),
+        )?;
+    }
+    Ok(())
+}
+
+fn fields(header: &Header<'_>) -> BTreeMap<String, String> {
+    let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into_owned(), value.into_owned());
+    header.fields.iter().map(owned).collect()
 }
 
 fn check_unregister(header: &Header<'_>) -> Checked {

@@ -6,6 +6,7 @@ pub(crate) mod end_transaction;
 pub(crate) mod heartbeat;
 pub(crate) mod query_message;
 pub(crate) mod queue_query;
+pub(crate) mod recall_message;
 pub(crate) mod route;
 pub(crate) mod send_message;
 pub(crate) mod static_topic;

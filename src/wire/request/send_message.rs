@@ -294,6 +294,8 @@ pub(crate) struct SendReply {
     /// `None` for `DefaultRegion`, so that the usual reply needs no allocation.
     pub(crate) region_id: Option<Box<str>>,
     pub(crate) trace_on: bool,
+    /// Only of a timer message at a broker of 5.3.2 or later.
+    pub(crate) recall_handle: Option<Box<str>>,
 }
 
 impl SendReply {
@@ -321,6 +323,7 @@ impl SendReply {
         let mut transaction_id = None;
         let mut region_id = None;
         let mut trace_on = true;
+        let mut recall_handle = None;
         // One pass over the fields, where asking for each by name would take six.
         header.fields.for_each(|name, value| match name {
             "msgId" => {
@@ -334,6 +337,7 @@ impl SendReply {
             "MSG_REGION" => region_id = std::str::from_utf8(value).ok().map(Into::into),
             // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
             "TRACE_ON" => trace_on = value != b"false",
+            "recallHandle" => recall_handle = std::str::from_utf8(value).ok().map(Into::into),
             _ => {}
         });
         match (offset_message_id, queue_id, queue_offset) {
@@ -345,6 +349,7 @@ impl SendReply {
                 transaction_id,
                 region_id,
                 trace_on,
+                recall_handle,
             }),
             _ => Err(unusable_reply(header)),
         }
@@ -361,6 +366,9 @@ impl SendReply {
         }
         writer.text("MSG_REGION", self.region_id.as_deref().unwrap_or(DEFAULT_REGION));
         writer.boolean("TRACE_ON", self.trace_on);
+        if let Some(handle) = &self.recall_handle {
+            writer.text("recallHandle", handle);
+        }
     }
 }
 
