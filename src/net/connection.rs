@@ -20,6 +20,7 @@ mod reader;
 pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
     in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
+    inbound::{Handled, InboundRequest},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicBool, AtomicU64, Mutex, Ordering},
@@ -52,6 +53,8 @@ pub(crate) struct ConnectionSettings {
 pub(crate) trait Events: Send + Sync {
     /// A request was registered that the timer has to look at.
     fn alarm_set(&self, at: Instant);
+    /// The broker has sent a request. Called on the reader thread.
+    fn requested(&self, request: &InboundRequest<'_>) -> Handled;
     /// The connection has ended. Called once, before its waiters are told.
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
 }

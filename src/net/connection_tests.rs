@@ -10,6 +10,7 @@ use std::{
 use super::*;
 use crate::{
     net::{
+        inbound::Answer,
         meter::{Answered, Judge},
         sync::{AtomicBool, AtomicUsize, Ordering},
     },
@@ -22,10 +23,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Noted {
     ended: AtomicUsize,
     oneway_unwritten: AtomicUsize,
+    taken_over: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Events for Noted {
     fn alarm_set(&self, _: Instant) {}
+
+    fn requested(&self, request: &InboundRequest<'_>) -> Handled {
+        match RequestCode::new(request.header.code) {
+            RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT => Handled::Answered(Answer {
+                fields: vec![("topic", "replies".to_owned())],
+                ..Answer::success()
+            }),
+            RequestCode::CHECK_TRANSACTION_STATE => {
+                self.taken_over.lock().push(request.body.to_vec());
+                Handled::TakenOver
+            }
+            RequestCode::CONSUME_MESSAGE_DIRECTLY => panic!("whoever serves this request is broken"),
+            _ => Handled::NotServed,
+        }
+    }
 
     fn ended(&self, _: &Connection, _: &EndCause, oneway_unwritten: usize) {
         self.ended.fetch_add(1, Ordering::SeqCst);
@@ -445,4 +462,87 @@ fn what_is_no_answer_of_ours_is_counted_and_what_is_no_frame_ends_it() {
     assert!(text.contains("HTTP"), "{text}");
     assert_eq!(failures[0].delivery(), crate::error::Delivery::Unknown);
     connection.join();
+}
+
+/// Sends a request of the broker's.
+fn ask(mut peer: &TcpStream, code: RequestCode, opaque: i32, flag: i32, body: &[u8]) {
+    let mut out = Vec::new();
+    let envelope = Envelope {
+        code: code.value(),
+        opaque,
+        flag,
+        language: Language::JAVA,
+        version: 353,
+        remark: None,
+        serialization: Serialization::Json,
+    };
+    encode_frame(&mut out, &envelope, |_| {}, body).unwrap();
+    peer.write_all(&out).unwrap();
+}
+
+#[test]
+fn requests_of_the_broker_are_answered_taken_over_or_declined() {
+    let (connection, peer, noted) = connect(PATIENCE);
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    ask(&peer, RequestCode::CHECK_TRANSACTION_STATE, 1, 0, b"half");
+    ask(
+        &peer,
+        RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT,
+        2,
+        FLAG_ONEWAY,
+        b"",
+    );
+    ask(&peer, RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT, 3, 0, b"");
+    ask(&peer, RequestCode::GET_CONSUMER_RUNNING_INFO, 4, 0, b"");
+    let mut buffer = FrameBuffer::new();
+    let mut answers = Vec::new();
+    while answers.len() < 2 {
+        let count = (&peer).read(buffer.space()).unwrap();
+        assert_ne!(count, 0, "the connection ended after {answers:?}");
+        buffer.filled(count);
+        while let Some(frame) = buffer.next_frame().unwrap() {
+            let header = frame.header().unwrap();
+            assert!(header.is_response());
+            let topic = header.field("topic").map(|topic| topic.into_owned());
+            let remark = header.remark.clone().map(|remark| remark.into_owned());
+            answers.push((header.opaque, header.code, topic, remark));
+        }
+    }
+    let declined = " request type 307 not supported".to_owned();
+    assert_eq!(
+        answers,
+        [
+            (3, 0, Some("replies".to_owned()), None),
+            (4, 3, None, Some(declined))
+        ]
+    );
+    assert_eq!(*noted.taken_over.lock(), [b"half".to_vec()]);
+    connection.close();
+    connection.join();
+}
+
+#[test]
+fn a_panic_of_whoever_serves_a_request_ends_that_connection_alone() {
+    let (broken, peer, noted) = connect(PATIENCE);
+    let (other, other_peer, other_noted) = connect(PATIENCE);
+    let waiter = Arc::<Counting>::default();
+    let manner = Manner::Blocking {
+        until: Instant::now() + PATIENCE,
+    };
+    send(&broken, &waiter, None, manner, b"x").unwrap();
+    ask(&peer, RequestCode::CONSUME_MESSAGE_DIRECTLY, 1, 0, b"");
+    wait_until(|| waiter.told() == 1 && noted.ended.load(Ordering::SeqCst) == 1);
+    assert!(waiter.failures.lock()[0].to_string().contains("panicked"));
+    ask(
+        &other_peer,
+        RequestCode::CHECK_TRANSACTION_STATE,
+        1,
+        FLAG_ONEWAY,
+        b"half",
+    );
+    wait_until(|| other_noted.taken_over.lock().len() == 1);
+    assert!(other.is_live() && !broken.is_live());
+    other.close();
+    other.join();
+    broken.join();
 }

@@ -19,6 +19,7 @@ use super::{
     connection::{Connection, ConnectionSettings, EndCause, Events},
     deadline::Deadline,
     dial::dial,
+    inbound::{Handled, Inbound, InboundRequest},
     meter::Meters,
     redial::{self, Redials},
     sync::{AtomicU64, Mutex, Ordering, channel},
@@ -62,6 +63,7 @@ pub(crate) struct Connections {
     on_connect: OnceLock<OnConnect>,
     pub(crate) meters: Meters,
     dial_as: OnceLock<DialAs>,
+    inbound: OnceLock<Arc<dyn Inbound>>,
     /// One-way frames that died in the buffer of a connection.
     oneway_lost: AtomicU64,
     /// What connections that have ended had counted.
@@ -82,6 +84,7 @@ impl Connections {
             on_connect: OnceLock::new(),
             meters: Meters::default(),
             dial_as: OnceLock::new(),
+            inbound: OnceLock::new(),
             oneway_lost: AtomicU64::new(0),
             unmatched_replies: AtomicU64::new(0),
         })
@@ -96,6 +99,11 @@ impl Connections {
     /// that dials. Only the first call counts.
     pub(crate) fn set_dial_as(&self, dial_as: DialAs) {
         drop(self.dial_as.set(dial_as));
+    }
+
+    /// Sets who serves the requests of brokers; until then they are declined. Only the first call counts.
+    pub(crate) fn set_inbound(&self, inbound: Arc<dyn Inbound>) {
+        drop(self.inbound.set(inbound));
     }
 
     /// What is dialled in the place of an address, if it is not the same.
@@ -449,6 +457,12 @@ impl State {
 impl Events for Connections {
     fn alarm_set(&self, at: Instant) {
         self.timer.wake_by(at);
+    }
+
+    fn requested(&self, request: &InboundRequest<'_>) -> Handled {
+        self.inbound
+            .get()
+            .map_or(Handled::NotServed, |inbound| inbound.take(request))
     }
 
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize) {

@@ -7,6 +7,7 @@ pub(crate) mod dial;
 mod end_cause;
 pub(crate) mod histogram;
 mod in_flight;
+pub(crate) mod inbound;
 pub(crate) mod meter;
 mod outgoing;
 mod redial;

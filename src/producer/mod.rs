@@ -11,6 +11,7 @@ mod diagnose;
 mod diagnosis;
 mod gate;
 mod ids;
+mod inbound;
 mod lanes;
 mod oneway;
 mod options;

@@ -6,6 +6,7 @@ use super::{
     blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
+    inbound::Served,
     lanes::Lanes,
     permits::Permits,
     plan::RetryOf,
@@ -90,6 +91,7 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
+        connections.set_inbound(Arc::new(Served::default()));
         start_timer(&timer, &connections)?;
         let asked = health.as_ref().filter(|_| config.reachability_detector);
         let detector = asked.map(|health| Detector {

@@ -7,18 +7,19 @@ use std::{
     time::Instant,
 };
 
-use super::{Connection, ConnectionSettings, EndCause, Manner};
+use super::{Connection, ConnectionSettings, EndCause, Handled, InboundRequest, Manner};
 use crate::{
     code::{RequestCode, ResponseCode},
     net::{
         in_flight::{Moment, ONEWAY_OPAQUE},
+        inbound::Answer,
         sync::Ordering,
         waiter::Outcome,
     },
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
-        header::{Envelope, FLAG_RESPONSE, Header, encode_frame},
+        header::{Envelope, FLAG_RESPONSE, FieldWriter, Header, encode_frame},
     },
 };
 
@@ -82,7 +83,7 @@ impl Connection {
         }
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
-            self.decline(&header, frame.serialization);
+            self.serve(&header, frame);
             return Ok(());
         }
         let Some(entry) = self.in_flight.take(header.opaque) else {
@@ -110,37 +111,56 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers a request of the broker that this client does not serve, unless it is one-way. What consumers are asked
-    /// for, a producer does not have either.
-    fn decline(self: &Arc<Self>, header: &Header<'_>, serialization: Serialization) {
-        log::debug!(
-            "{}: the broker asked for {}, which is not served",
-            self.address,
-            RequestCode::new(header.code)
-        );
-        if header.is_oneway() {
-            return;
+    /// Hands a request of the broker on, and answers it unless it is one-way or was taken over. What nobody serves is
+    /// declined: what consumers are asked for, a producer does not have.
+    fn serve(self: &Arc<Self>, header: &Header<'_>, frame: &FrameRef<'_>) {
+        let request = InboundRequest {
+            connection: self,
+            header,
+            body: frame.body,
+        };
+        let answer = match self.events.requested(&request) {
+            Handled::TakenOver => return,
+            Handled::Answered(answer) => answer,
+            Handled::NotServed => {
+                log::debug!(
+                    "{}: the broker asked for {}, which is not served",
+                    self.address,
+                    RequestCode::new(header.code)
+                );
+                Answer::not_supported(header.code)
+            }
+        };
+        if !header.is_oneway() {
+            self.answer(header.opaque, &answer, frame.serialization);
         }
-        let remark = format!(" request type {} not supported", header.code);
+    }
+
+    fn answer(self: &Arc<Self>, opaque: i32, answer: &Answer, serialization: Serialization) {
         let ConnectionSettings {
             language, version, ..
         } = self.settings;
         let envelope = Envelope {
-            code: ResponseCode::REQUEST_CODE_NOT_SUPPORTED.value(),
-            opaque: header.opaque,
+            code: answer.code.value(),
+            opaque,
             flag: FLAG_RESPONSE,
             language,
             version,
-            remark: Some(&remark),
+            remark: answer.remark.as_deref(),
             serialization,
+        };
+        let write_fields = |writer: &mut FieldWriter<'_>| {
+            for (name, value) in &answer.fields {
+                writer.text(name, value);
+            }
         };
         // Known by the number that nobody waits for: it is no message that could be lost.
         // The reader must not wait for room: a peer that floods us with requests and reads no answer gets none.
         let until = Instant::now();
         let next = self
             .outgoing
-            .append(Manner::Queued { until }, remark.len(), |out| {
-                encode_frame(out, &envelope, |_| {}, &[]).map(|()| Some(ONEWAY_OPAQUE))
+            .append(Manner::Queued { until }, answer.size(), |out| {
+                encode_frame(out, &envelope, write_fields, &[]).map(|()| Some(ONEWAY_OPAQUE))
             });
         if let Ok(next) = next {
             self.carry_out(next);
