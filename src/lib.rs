@@ -30,7 +30,7 @@ mod wire;
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
-pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId};
+pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage};
 pub use producer::{
     Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
     Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,

@@ -6,12 +6,14 @@ pub(crate) mod id;
 pub(crate) mod names;
 pub(crate) mod property;
 mod queue;
+pub(crate) mod stored;
 
 use std::{fmt, sync::Arc};
 
 pub use builder::MessageBuilder;
 pub use id::{MessageId, OffsetMessageId};
 pub use queue::MessageQueue;
+pub use stored::StoredMessage;
 
 use crate::error::Error;
 

@@ -27,6 +27,7 @@ pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod properties;
 pub(crate) mod request;
+pub(crate) mod stored_message;
 
 use std::borrow::Cow;
 use std::fmt;
