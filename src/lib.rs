@@ -29,10 +29,10 @@ mod wire;
 
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
-pub use error::{Attempt, Delivery, Error, FailedSend, Phase, Written};
+pub use error::{Attempt, Delivery, Error, FailedSend, NoReply, NoReplyCause, Phase, Written};
 pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage};
 pub use producer::{
     Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
-    Latency, NameServerStats, Producer, ProducerBuilder, RetryCounts, SendCounts, SendFailure, SendResult,
-    SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
+    Latency, NameServerStats, Producer, ProducerBuilder, Reply, RequestCounts, RetryCounts, SendCounts,
+    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
 };

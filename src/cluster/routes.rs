@@ -284,6 +284,14 @@ impl Routes {
         table.routes().any(|route| route.has_address(address))
     }
 
+    /// The name of the broker at an address, if a route names it.
+    pub(crate) fn broker_name(&self, address: &str) -> Option<Arc<str>> {
+        let table = self.table.lock();
+        let mut brokers = table.routes().flat_map(|route| &route.brokers);
+        let broker = brokers.find(|broker| &*broker.address == address);
+        broker.map(|broker| Arc::clone(&broker.name))
+    }
+
     /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.
     pub(crate) fn all(&self) -> Vec<(Arc<TopicRoute>, Instant)> {
         let table = self.table.lock();

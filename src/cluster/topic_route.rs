@@ -20,6 +20,8 @@ pub(super) const PERM_WRITE: u32 = 2;
 pub(crate) struct RouteBroker {
     pub(crate) name: Arc<str>,
     pub(crate) address: Arc<str>,
+    /// The cluster that it says it belongs to.
+    pub(crate) cluster: Arc<str>,
 }
 
 /// A queue that takes messages, with the broker that holds it.
@@ -140,6 +142,7 @@ fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
         Some(Arc::new(RouteBroker {
             name: data.broker_name.as_str().into(),
             address: address.as_str().into(),
+            cluster: data.cluster.as_str().into(),
         }))
     };
     broker_datas

@@ -3,12 +3,14 @@
 
 mod attempts;
 mod delivery;
+mod no_reply;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub use attempts::{Attempt, FailedSend};
 pub use delivery::{Delivery, Phase, Written};
 pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
+pub use no_reply::{NoReply, NoReplyCause};
 
 use crate::code::ResponseCode;
 
@@ -97,6 +99,8 @@ pub enum Error {
     },
     /// The send was attempted and failed: every attempt is listed.
     Failed(Box<FailedSend>),
+    /// The request was sent, and no reply came: [`Error::delivery`] says whether a broker has stored the request.
+    NoReply(Box<NoReply>),
     /// The producer is shut down, or was shut down before the send could be attempted.
     ShutDown,
     /// An ordered message before this one in the same queue ended without a verdict, so whether this one may follow cannot be
@@ -133,6 +137,7 @@ impl Error {
             | Self::Protocol { written, .. } => written.delivery(),
             Self::Refused { code, remark, .. } => delivery::refusal_delivery(*code, remark),
             Self::Failed(failed) => failed.delivery(),
+            Self::NoReply(no_reply) => no_reply.delivery(),
         }
     }
 
@@ -141,6 +146,7 @@ impl Error {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Failed(failed) => failed.last_error().and_then(Self::response_code),
+            Self::NoReply(no_reply) => no_reply.send_error().and_then(Self::response_code),
             _ => None,
         }
     }
@@ -150,6 +156,7 @@ impl Error {
         match self {
             Self::Timeout { .. } => true,
             Self::Failed(failed) => failed.last_error().is_some_and(Self::is_timeout),
+            Self::NoReply(no_reply) => matches!(no_reply.cause(), NoReplyCause::TimeOver),
             _ => false,
         }
     }
@@ -169,6 +176,7 @@ impl Error {
     pub fn attempts(&self) -> &[Attempt] {
         match self {
             Self::Failed(failed) => failed.attempts(),
+            Self::NoReply(no_reply) => no_reply.send_error().map_or(&[], Self::attempts),
             _ => &[],
         }
     }
@@ -261,6 +269,7 @@ impl fmt::Display for Error {
                 write!(f, "{address} broke the protocol ({written}): {reason}")
             }
             Self::Failed(failed) => failed.fmt(f),
+            Self::NoReply(no_reply) => no_reply.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),
             Self::OrderEnded { queue } => write!(
                 f,
@@ -279,6 +288,7 @@ impl std::error::Error for Error {
             | Self::Thread { source, .. } => Some(&**source),
             Self::NameServersUnreachable { tried, .. } => tried.last().map(|error| error as _),
             Self::Failed(failed) => failed.last_error().map(|error| error as _),
+            Self::NoReply(no_reply) => no_reply.send_error().map(|error| error as _),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Content, Message, names, property};
+use super::{Content, Message, names, property, reply::Addressee};
 use crate::error::Error;
 
 /// Most bytes that the properties may take as one text: records keep the length in a signed 16-bit number (4.7.0
@@ -29,6 +29,8 @@ pub struct MessageBuilder {
     user_properties: Vec<(String, String)>,
     flag: i32,
     wait_store_ok: bool,
+    /// Whom it replies to, if it does.
+    pub(super) addressee: Option<Addressee>,
 }
 
 impl MessageBuilder {
@@ -41,6 +43,7 @@ impl MessageBuilder {
             user_properties: Vec::new(),
             flag: 0,
             wait_store_ok: true,
+            addressee: None,
         }
     }
 
@@ -116,6 +119,9 @@ impl MessageBuilder {
         if !self.wait_store_ok {
             push(property::WAIT, "false");
         }
+        for (name, value) in self.addressee.iter().flat_map(Addressee::properties) {
+            push(name, value);
+        }
         for (name, value) in &self.user_properties {
             push(name, value);
         }
@@ -137,6 +143,7 @@ impl MessageBuilder {
             body: self.body,
             properties,
             properties_length,
+            is_reply: self.addressee.is_some(),
         };
         Ok(Message {
             content: Arc::new(content),

@@ -6,6 +6,7 @@ pub(crate) mod id;
 pub(crate) mod names;
 pub(crate) mod property;
 mod queue;
+pub(crate) mod reply;
 pub(crate) mod stored;
 
 use std::{fmt, sync::Arc};
@@ -49,6 +50,8 @@ struct Content {
     /// Everything that travels as a property, `KEYS` and `TAGS` included, in the order of the wire.
     properties: Vec<(Box<str>, Box<str>)>,
     properties_length: usize,
+    /// It answers a request, and is sent with a request code of its own.
+    is_reply: bool,
 }
 
 impl Message {
@@ -114,6 +117,10 @@ impl Message {
             .properties
             .iter()
             .map(|(name, value)| (&**name, &**value))
+    }
+
+    pub(crate) fn is_reply(&self) -> bool {
+        self.content.is_reply
     }
 
     pub(crate) fn shared_topic(&self) -> &Arc<str> {

@@ -9,6 +9,21 @@ pub(crate) const WAIT: &str = "WAIT";
 /// The client's message id.
 pub(crate) const UNIQ_KEY: &str = "UNIQ_KEY";
 
+/// Which request a reply belongs to.
+pub(crate) const CORRELATION_ID: &str = "CORRELATION_ID";
+/// The client id that a reply is pushed to.
+pub(crate) const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
+/// How long the sender of a request waits for the reply, in milliseconds.
+pub(crate) const TTL: &str = "TTL";
+/// `reply` for a reply, which is sent with a request code of its own.
+pub(crate) const MSG_TYPE: &str = "MSG_TYPE";
+/// The cluster that a message is stored in: a reply goes to the reply topic of that cluster.
+pub(crate) const CLUSTER: &str = "CLUSTER";
+/// When a reply came to the client that waited for it, in milliseconds since 1970.
+pub(crate) const ARRIVE_TIME: &str = "ARRIVE_TIME";
+/// When a broker pushed a reply, in milliseconds since 1970.
+pub(crate) const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
+
 /// What separates a name from its value in the property text, so neither may contain it.
 pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
 /// What separates one property from the next.
@@ -42,13 +57,13 @@ const RESERVED: &[&str] = &[
     "MAX_RECONSUME_TIMES",
     "CONSUME_START_TIME",
     "INSTANCE_ID",
-    "CORRELATION_ID",
-    "REPLY_TO_CLIENT",
-    "TTL",
-    "MSG_TYPE",
-    "CLUSTER",
-    "ARRIVE_TIME",
-    "PUSH_REPLY_TIME",
+    CORRELATION_ID,
+    REPLY_TO_CLIENT,
+    TTL,
+    MSG_TYPE,
+    CLUSTER,
+    ARRIVE_TIME,
+    PUSH_REPLY_TIME,
     "EXTEND_UNIQ_INFO",
     "INNER_NUM",
     "INNER_BASE",
@@ -106,6 +121,7 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
             KEYS => "use MessageBuilder::keys",
             TAGS => "use MessageBuilder::tags",
             WAIT => "use MessageBuilder::wait_store_ok",
+            CORRELATION_ID | REPLY_TO_CLIENT | TTL | MSG_TYPE => "use Producer::request or Message::reply_to",
             _ => "choose another",
         };
         return Err(format!(

@@ -21,7 +21,7 @@
 //! # What it does
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
-//! `SEND_BATCH_MESSAGE`, `HEART_BEAT` and `UNREGISTER_CLIENT`; topics are created by sends, batches are unpacked,
+//! `SEND_BATCH_MESSAGE`, `SEND_REPLY_MESSAGE` and its V2, `HEART_BEAT` and `UNREGISTER_CLIENT`; topics are created by sends, batches are unpacked,
 //! and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
 //! does not know.
 //!
@@ -58,6 +58,7 @@
 //! | what happens, step by step, or by a closure | [`MockAction`], [`MockRuleBuilder::respond_with`] |
 //! | down, paused, unreachable, going away, moved, out of the routes; other queues and permissions | [`MockServer`] |
 //! | a request to the clients | [`MockServer::push`] |
+//! | replies to requests | [`MockCluster::reply_with`] |
 //!
 //! What became of it is seen in [`MockCluster::messages`], [`MockCluster::copies_by_message_id`],
 //! [`MockCluster::request_log`] and [`MockRule::taken`]; [`MockCluster::wait_until`] waits for it. Nothing here is left to
@@ -68,7 +69,8 @@
 //! # What it does not do
 //!
 //! - Delayed, timed and half messages are stored like any other, under the topic they were sent to. Requests to end
-//!   a transaction, to reply, and all that consumers and administrators send are unknown to it.
+//!   a transaction, and all that consumers and administrators send are unknown to it.
+//! - A broker answers a reply as soon as it has pushed it; real ones wait up to 10 s for the requester to take it.
 //! - Each broker is a master without slaves. There is no access control and no TLS.
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
 //! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
@@ -95,6 +97,7 @@ mod message;
 mod name_server;
 mod push;
 mod reply;
+mod request_reply;
 mod requests;
 mod rule_builder;
 mod rules;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::code::{RequestCode, ResponseCode};
-use crate::message::property;
+use crate::message::property::{self, CLUSTER};
 use crate::wire::header::Header;
 use crate::wire::id::{id_milliseconds, offset_message_id, unique_key};
 use crate::wire::message::{BatchElements, MAX_PROPERTIES_LENGTH};
@@ -21,9 +21,6 @@ use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
 use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
 
-/// The cluster that stored a message (`MessageConst.PROPERTY_CLUSTER`).
-const CLUSTER: &str = "CLUSTER";
-
 /// The region that stored it (`MessageConst.PROPERTY_MSG_REGION`).
 const MSG_REGION: &str = "MSG_REGION";
 
@@ -32,22 +29,37 @@ const TRACE_ON: &str = "TRACE_ON";
 
 /// The answer to a send, stored or refused.
 pub(super) fn answer(shared: &Shared, session: &mut Session, header: &Header<'_>, body: &[u8]) -> Reply {
+    let stored = decode(shared, session, header, body).and_then(|send| store(shared, session, &send, body));
+    match stored {
+        Ok(stored) => Reply::success(ReplyFields::Stored(stored)),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The header of a send or of a reply.
+pub(super) fn decode<'a>(
+    shared: &Shared,
+    session: &mut Session,
+    header: &Header<'a>,
+    body: &[u8],
+) -> Result<ReceivedSend<'a>, Reply> {
     let Ok(send) = ReceivedSend::decode(header) else {
-        return bad_header(shared.version, header);
+        return Err(bad_header(shared.version, header));
     };
     if body.is_empty() && shared.version == ServerVersion::V5_5_0 {
         // It takes the length of an absent body, before any other check.
         let remark = "java.lang.NullPointerException: Cannot read the array length because the return value of \
                       \"org.apache.rocketmq.remoting.protocol.RemotingCommand.getBody()\" is null";
-        return Reply::refusal(ResponseCode::SYSTEM_ERROR, remark, ReplyFields::None);
+        return Err(Reply::refusal(
+            ResponseCode::SYSTEM_ERROR,
+            remark,
+            ReplyFields::None,
+        ));
     }
     if *session.producer_group != *send.producer_group {
         session.producer_group = Arc::from(&*send.producer_group);
     }
-    match store(shared, session, &send, body) {
-        Ok(stored) => Reply::success(ReplyFields::Stored(stored)),
-        Err(refusal) => refusal,
-    }
+    Ok(send)
 }
 
 /// A header that lacks a field or has text in the place of a number.
@@ -94,18 +106,50 @@ fn store(
     send: &ReceivedSend<'_>,
     body: &[u8],
 ) -> Result<StoredFields, Reply> {
-    let Some(broker) = shared.brokers.get(session.origin.broker) else {
-        return Err(Reply::refusal(
-            ResponseCode::SYSTEM_ERROR,
-            "no such broker",
-            ReplyFields::None,
-        ));
-    };
-    let broker_address = broker.address();
-    let (topic, queue_id) = check_target(shared, session, send)?;
+    let broker = broker_of(shared, session)?;
+    let target = check_target(shared, session, send)?;
     let now = now_ms();
     let (owned, transaction_id) = items(shared, broker, send, body, now)?;
-    check_size(shared, send, &topic, body, &owned)?;
+    check_size(shared, send, &target.0, body, &owned)?;
+    let stored = keep(shared, session, send, target, &owned, now)?;
+    Ok(StoredFields {
+        transaction_id,
+        ..stored
+    })
+}
+
+/// Stores a reply with these properties.
+pub(super) fn keep_reply(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+    body: &[u8],
+    text: &str,
+) -> Result<StoredFields, Reply> {
+    let target = check_target(shared, session, send)?;
+    let owned = [OwnedItem {
+        flag: send.flag,
+        body,
+        properties: Cow::Borrowed(text),
+    }];
+    check_size(shared, send, &target.0, body, &owned)?;
+    keep(shared, session, send, target, &owned, now_ms())
+}
+
+fn broker_of<'a>(shared: &'a Shared, session: &Session) -> Result<&'a BrokerPlace, Reply> {
+    let broker = shared.brokers.get(session.origin.broker);
+    broker.ok_or_else(|| Reply::refusal(ResponseCode::SYSTEM_ERROR, "no such broker", ReplyFields::None))
+}
+
+fn keep(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+    (topic, queue_id): (Arc<str>, u32),
+    owned: &[OwnedItem<'_>],
+    now: u64,
+) -> Result<StoredFields, Reply> {
+    let broker_address = broker_of(shared, session)?.address();
     let incoming = Incoming {
         broker: session.origin.broker,
         broker_port: broker_address.port(),
@@ -127,7 +171,7 @@ fn store(
         message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id,
+        transaction_id: None,
     })
 }
 
@@ -337,6 +381,14 @@ fn stored_properties<'a>(
     }
 }
 
+/// Properties with the region and trace switch of 5.5.0.
+pub(super) fn with_region(version: ServerVersion, sent: &str) -> String {
+    let mut list = properties::parse(sent, version.reading_rules());
+    set(&mut list, MSG_REGION, REGION_ID);
+    set(&mut list, TRACE_ON, "true");
+    encode(version, &list)
+}
+
 fn set(list: &mut Vec<(String, String)>, name: &str, value: &str) {
     match list.iter_mut().find(|property| property.0 == name) {
         Some(property) => value.clone_into(&mut property.1),
@@ -386,7 +438,7 @@ fn message_ids(broker_address: SocketAddr, topic: &str, first_offset: u64, items
     ids
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     // A clock before 1970 is no reason to refuse a message.
     let since_1970 = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,7 +1,7 @@
 //! How an asynchronous send gets in: through the gate, with a permit and a chosen queue, or refused. Either way its closure
 //! runs once, on a worker.
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{io, sync::Arc, thread, time::Instant};
 
 use super::{
     attempt::Prepared,
@@ -41,14 +41,7 @@ pub(super) struct Closing {
 pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on_done: OnDone) {
     let deadline = options.deadline(&shared.config);
     if let Err(error) = shared.workers.ensure_one() {
-        let source = Arc::new(error);
-        return on_done(Err(SendFailure::new(
-            message,
-            Error::Thread {
-                purpose: "callbacks",
-                source,
-            },
-        )));
+        return on_done(Err(SendFailure::new(message, no_worker(error))));
     }
     let inside = match shared.gate.enter() {
         Ok(inside) => inside,
@@ -56,7 +49,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
     };
     let admitted = options
         .check()
-        .and_then(|()| Prepared::new(shared, &message))
+        .and_then(|()| Prepared::new(shared, &message, options))
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
@@ -81,7 +74,7 @@ pub(super) fn try_send<F>(
 where
     F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
 {
-    let prepared = match Prepared::new(shared, &message) {
+    let prepared = match Prepared::new(shared, &message, options) {
         Ok(prepared) if options.check().is_ok() => prepared,
         _ => {
             // Whatever is wrong with it, the closure is told.
@@ -113,7 +106,15 @@ where
     Ok(())
 }
 
-fn no_permit(message: &Message, deadline: &Deadline) -> Error {
+pub(super) fn no_worker(error: io::Error) -> Error {
+    let source = Arc::new(error);
+    Error::Thread {
+        purpose: "callbacks",
+        source,
+    }
+}
+
+pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
     Error::Timeout {
         phase: Phase::Permit,
         target: format!("topic {}", message.topic()).into(),
@@ -125,7 +126,13 @@ fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 /// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
 /// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
 /// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
-fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone, inside: Option<Inside>) {
+pub(super) fn refuse(
+    shared: &Arc<Shared>,
+    message: Message,
+    error: Error,
+    on_done: OnDone,
+    inside: Option<Inside>,
+) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
     let has_room = room.is_some() || is_worker();
@@ -142,7 +149,13 @@ fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnDone,
     }
 }
 
-fn begin(shared: &Arc<Shared>, prepared: Prepared, options: &Options, deadline: Deadline, closing: Closing) {
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    options: &Options,
+    deadline: Deadline,
+    closing: Closing,
+) {
     let rules = options.rules(&shared.config, shared.config.async_retries);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    options::{AddedProperty, Options},
     plan::Destination,
     result::{SendResult, SendStatus},
     shared::Shared,
@@ -29,6 +30,7 @@ pub(super) struct Prepared {
     pub(super) message: Message,
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
+    added: Option<Arc<[AddedProperty]>>,
 }
 
 /// What a broker answered to an attempt: stored, and how, or not.
@@ -36,10 +38,14 @@ pub(super) type Verdict = Result<(SendStatus, SendReply), Error>;
 
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
-    pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+    pub(super) fn new(shared: &Shared, message: &Message, options: &Options) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         let message_id = shared.ids.next(unix_ms);
-        let added = property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let more = options.added.iter().flat_map(|added| added.iter());
+        let more: usize = more
+            .map(|(name, value)| property::encoded_length(name, value))
+            .sum();
+        let added = more + property::encoded_length(property::UNIQ_KEY, message_id.as_str());
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -68,6 +74,7 @@ impl Prepared {
             message: message.clone(),
             message_id,
             born_timestamp_ms,
+            added: options.added.clone(),
         })
     }
 
@@ -131,7 +138,19 @@ fn with_request<R>(
     to: &Destination,
     send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let added = [(property::UNIQ_KEY, prepared.message_id.as_str())];
+    let id = (property::UNIQ_KEY, prepared.message_id.as_str());
+    let (usual, with_more);
+    let added: &[(&str, &str)] = match &prepared.added {
+        None => {
+            usual = [id];
+            &usual
+        }
+        Some(more) => {
+            let more = more.iter().map(|(name, value)| (*name, &**value));
+            with_more = [id].into_iter().chain(more).collect::<Vec<_>>();
+            &with_more
+        }
+    };
     let invalid = |what: &str| Error::InvalidMessage {
         reason: format!("{what} does not fit a 32-bit number"),
     };
@@ -147,7 +166,7 @@ fn with_request<R>(
         flag: prepared.message.flag(),
         properties: PropertyList {
             own: prepared.message.property_pairs(),
-            added: &added,
+            added,
         },
         reconsume_times: 0,
         unit_mode: false,
@@ -156,7 +175,12 @@ fn with_request<R>(
         // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
         broker_name: None,
     };
-    send(RequestCode::SEND_MESSAGE_V2, &|writer| header.write_v2(writer))
+    let code = if prepared.message.is_reply() {
+        RequestCode::SEND_REPLY_MESSAGE_V2
+    } else {
+        RequestCode::SEND_MESSAGE_V2
+    };
+    send(code, &|writer| header.write_v2(writer))
 }
 
 /// Reads the answer to an attempt.

@@ -98,7 +98,7 @@ fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Ar
     let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
     let closing = Closing::new(on_done, None, None);
     let message = Message::new("t", "x").unwrap();
-    let prepared = Prepared::new(shared, &message).unwrap();
+    let prepared = Prepared::new(shared, &message, &Options::default()).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
     send.state.lock().route = Some((Arc::clone(route), None));
     (send, told)
@@ -259,7 +259,7 @@ fn an_ordered_send_does_not_overtake_one_that_looks_for_its_route() {
         let plan = SendPlan::new(rules, "t".into(), Deadline::after(4 * PATIENCE));
         let on_done = Box::new(|_| {});
         let closing = Closing::new(on_done, None, None);
-        let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap()).unwrap();
+        let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap(), &Options::default()).unwrap();
         AsyncSend::new(
             &shared,
             prepared,

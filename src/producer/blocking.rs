@@ -107,7 +107,17 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     options.check()?;
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = Prepared::new(shared, message)?;
+    send_inside(shared, message, options, deadline)
+}
+
+/// The same for somebody who is inside the gate already.
+pub(super) fn send_inside(
+    shared: &Arc<Shared>,
+    message: &Message,
+    options: &Options,
+    deadline: Deadline,
+) -> Result<SendResult, Error> {
+    let prepared = Prepared::new(shared, message, options)?;
     let rules = options.rules(&shared.config, shared.config.retries);
     let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
     let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);

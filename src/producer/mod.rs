@@ -17,6 +17,10 @@ mod oneway;
 mod options;
 mod permits;
 mod plan;
+mod replies;
+mod reply;
+mod request;
+mod request_async;
 mod result;
 mod shared;
 mod shutdown;
@@ -30,12 +34,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
 pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
+pub use reply::Reply;
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::{ShutdownReport, Unflushed};
 pub use stats::{
-    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
-    TopicStats,
+    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RequestCounts, RetryCounts, SendCounts,
+    Stats, TopicStats,
 };
 pub use target::Target;
 

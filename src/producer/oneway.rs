@@ -21,7 +21,7 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     }
     let deadline = options.oneway_deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = Prepared::new(shared, message)?;
+    let prepared = Prepared::new(shared, message, options)?;
     let topic = message.shared_topic();
     let route = shared.routes.wait(topic, &deadline)?;
     let to = match options.aim() {

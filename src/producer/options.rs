@@ -19,7 +19,12 @@ pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
     pub(super) redelivery: Option<Redelivery>,
     pub(super) ordered: bool,
+    /// What goes out beside the message's own properties.
+    pub(super) added: Option<Arc<[AddedProperty]>>,
 }
+
+/// A property that a message gets on its way, and that its sender does not see.
+pub(super) type AddedProperty = (&'static str, Box<str>);
 
 impl Options {
     pub(super) fn aim(&self) -> Option<&Aim> {

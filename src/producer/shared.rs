@@ -10,6 +10,7 @@ use super::{
     lanes::Lanes,
     permits::Permits,
     plan::RetryOf,
+    replies::Replies,
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
 };
@@ -20,10 +21,11 @@ use crate::{
         housekeeping::{Housekeeping, Identity, Intervals},
         name_servers::NameServers,
         reachability::Detector,
+        reply_path::ReplyPath,
         routes::{Routes, TemplateTopic},
         topic_route::RouteBroker,
     },
-    code::ResponseCode,
+    code::{RequestCode, ResponseCode},
     config::{BLOCKING_IN_FLIGHT, FaultTable, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::{Error, Phase, is_access_refusal},
     message::names::TEMPLATE_TOPIC,
@@ -50,6 +52,11 @@ pub(crate) struct Shared {
     pub(super) permits: Arc<Permits>,
     /// Room for the closures of sends that could not be begun.
     pub(super) refusals: Arc<Permits>,
+    /// Room for blocked requests.
+    pub(super) requesters: Arc<Permits>,
+    /// Requests that wait for their reply.
+    pub(super) replies: Arc<Replies>,
+    pub(super) reply_path: Arc<ReplyPath>,
     pub(super) desks: Mutex<Vec<Desk>>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
@@ -91,7 +98,10 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
-        connections.set_inbound(Arc::new(Served::default()));
+        let replies = Arc::<Replies>::default();
+        connections.set_inbound(Arc::new(
+            Served::default().with(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT, replies.serve(&routes)),
+        ));
         start_timer(&timer, &connections)?;
         let asked = health.as_ref().filter(|_| config.reachability_detector);
         let detector = asked.map(|health| Detector {
@@ -123,6 +133,9 @@ impl Shared {
             gate: Arc::default(),
             permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
             refusals: Permits::new(config.max_async_in_flight, usize::MAX),
+            requesters: Permits::new(BLOCKING_IN_FLIGHT, usize::MAX),
+            replies,
+            reply_path: ReplyPath::new(&connections, &routes, &housekeeping, &timer),
             desks: Mutex::default(),
             lanes: Arc::default(),
             workers: Workers::new(config.callback_threads),

@@ -36,7 +36,7 @@ impl Tally {
     /// A send has ended; `None` says that it was stored.
     pub(super) fn ended(&self, error: Option<&Error>) {
         let counter = match error.map(Error::delivery) {
-            None => &self.stored,
+            None | Some(Delivery::Stored) => &self.stored,
             Some(Delivery::NotStored) => &self.not_stored,
             Some(Delivery::Refused) => &self.refused,
             Some(Delivery::Unknown) => &self.unknown,
@@ -115,6 +115,7 @@ fn collect(shared: &Arc<Shared>) -> Stats {
         max_async_bytes: shared.config.max_async_bytes,
         oneway_accepted: brokers.iter().map(|broker| broker.oneway_accepted).sum(),
         oneway_lost: shared.connections.oneway_lost(),
+        requests: shared.replies.read(),
         unmatched_replies: shared.connections.unmatched_replies(),
         callback_panics: shared.workers.panics(),
         topics: topics.collect(),
