@@ -3,7 +3,11 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::{code::ResponseCode, error::Error, message::names};
+use crate::{
+    code::ResponseCode,
+    error::Error,
+    message::{CompressionType, names},
+};
 
 /// The whole send, all attempts and look-ups together (`DefaultMQProducer.sendMsgTimeout`).
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,6 +29,12 @@ pub(crate) const MAX_PROPERTIES_SIZE: usize = 32_000;
 
 /// What a stored record has room for.
 const MOST_PROPERTIES_SIZE: usize = 32_767;
+
+/// Bodies from this length on are compressed (`compressMsgBodyOverHowmuch`).
+pub(crate) const COMPRESS_FROM: usize = 4096;
+
+/// `rocketmq.message.compressLevel`.
+pub(crate) const COMPRESSION_LEVEL: u32 = 5;
 
 /// Asynchronous sends that are not finished (5.x `backPressureForAsyncSendNum`).
 pub(crate) const MAX_ASYNC_IN_FLIGHT: usize = 1024;
@@ -166,6 +176,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) retry_response_codes: Arc<[ResponseCode]>,
     pub(crate) max_message_size: usize,
     pub(crate) max_properties_size: usize,
+    pub(crate) compression: Option<CompressionType>,
+    pub(crate) compress_from: usize,
+    pub(crate) compression_level: u32,
     pub(crate) max_async_in_flight: usize,
     pub(crate) max_async_bytes: usize,
     pub(crate) callback_threads: usize,
@@ -201,6 +214,9 @@ impl ProducerConfig {
             retry_response_codes: RETRY_RESPONSE_CODES.into(),
             max_message_size: MAX_MESSAGE_SIZE,
             max_properties_size: MAX_PROPERTIES_SIZE,
+            compression: None,
+            compress_from: COMPRESS_FROM,
+            compression_level: COMPRESSION_LEVEL,
             max_async_in_flight: MAX_ASYNC_IN_FLIGHT,
             max_async_bytes: MAX_ASYNC_BYTES,
             // As `clientCallbackExecutorThreads`: one per core.
@@ -313,10 +329,33 @@ impl ProducerConfig {
             let reason = "nobody asks the detector unless latency_fault_tolerance is on";
             return invalid("reachability_detector", reason.to_owned());
         }
+        self.check_compression()
+            .or_else(|reason| invalid("compression", reason))?;
         if self.create_topic_key.trim().is_empty() {
             return invalid("create_topic_key", "the template topic is blank".to_owned());
         }
         Ok(())
+    }
+}
+
+impl ProducerConfig {
+    fn check_compression(&self) -> Result<(), String> {
+        let Some(compression) = self.compression else {
+            return Ok(());
+        };
+        if !compression.is_built_in() {
+            let feature = compression.feature();
+            return Err(format!("{compression} needs the feature {feature} of this crate"));
+        }
+        match compression.levels() {
+            Some(levels) if !levels.contains(&self.compression_level) => Err(format!(
+                "compression_level {} is not from {} to {}, which are the levels of {compression}",
+                self.compression_level,
+                levels.start(),
+                levels.end()
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -369,6 +408,16 @@ mod tests {
         assert!(fault(|c| c.reachability_detector = true).contains("latency_fault_tolerance is on"));
         assert!(fault(|c| c.language_code = 14).contains("language_code"));
         assert!(fault(|c| c.claimed_version = -1).contains("-1 is not from 0 to 32767"));
+        #[cfg(not(feature = "zstd"))]
+        assert_eq!(
+            fault(|c| c.compression = Some(CompressionType::Zstd)),
+            "invalid setting compression: ZSTD needs the feature zstd of this crate"
+        );
+        #[cfg(feature = "zlib")]
+        assert_eq!(
+            fault(|c| (c.compression, c.compression_level) = (Some(CompressionType::Zlib), 10)),
+            "invalid setting compression: compression_level 10 is not from 1 to 9, which are the levels of ZLIB"
+        );
         assert!(fault(|c| c.max_async_bytes = 0).contains("max_async_bytes"));
         assert!(fault(|c| c.back_off = (Duration::ZERO, Duration::ZERO)).contains("must be over zero"));
     }

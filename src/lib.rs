@@ -30,7 +30,9 @@ mod wire;
 pub use code::{RequestCode, ResponseCode};
 pub use config::{FaultTable, HeaderSerialization, Redelivery};
 pub use error::{Attempt, Delivery, Error, FailedSend, NoReply, NoReplyCause, Phase, Written};
-pub use message::{Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage};
+pub use message::{
+    CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
+};
 pub use producer::{
     Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
     Latency, NameServerStats, Producer, ProducerBuilder, Reply, RequestCounts, RetryCounts, SendCounts,

@@ -2,6 +2,7 @@
 //! changed afterwards, and knows nothing of bytes on the wire.
 
 mod builder;
+mod compression;
 pub(crate) mod id;
 pub(crate) mod names;
 pub(crate) mod property;
@@ -12,6 +13,7 @@ pub(crate) mod stored;
 use std::{fmt, sync::Arc};
 
 pub use builder::MessageBuilder;
+pub use compression::CompressionType;
 pub use id::{MessageId, OffsetMessageId};
 pub use queue::MessageQueue;
 pub use stored::StoredMessage;

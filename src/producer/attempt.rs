@@ -18,6 +18,7 @@ use crate::{
         waiter::Waiter,
     },
     wire::{
+        compression,
         header::{FieldWriter, Header},
         message::RECORD_OVERHEAD,
         request::send_message::{PropertyList, SendMessage, SendReply},
@@ -31,6 +32,15 @@ pub(super) struct Prepared {
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
     added: Option<Arc<[AddedProperty]>>,
+    /// What goes out in place of the body, if that is smaller.
+    compressed: Option<Arc<Compressed>>,
+}
+
+/// A body as it goes out, and what tells readers so.
+#[derive(Debug)]
+struct Compressed {
+    body: Vec<u8>,
+    sys_flag: i32,
 }
 
 /// What a broker answered to an attempt: stored, and how, or not.
@@ -75,13 +85,45 @@ impl Prepared {
             message_id,
             born_timestamp_ms,
             added: options.added.clone(),
+            compressed: compressed(shared, message),
         })
     }
 
-    /// What the message takes while it is held.
-    pub(super) fn size(&self) -> usize {
-        self.message.body().len() + self.message.properties_length() + RECORD_OVERHEAD
+    /// The body as it goes out.
+    fn body(&self) -> &[u8] {
+        match &self.compressed {
+            Some(compressed) => &compressed.body,
+            None => self.message.body(),
+        }
     }
+
+    /// What the system flag says of the body.
+    fn sys_flag(&self) -> i32 {
+        self.compressed
+            .as_ref()
+            .map_or(0, |compressed| compressed.sys_flag)
+    }
+
+    /// What the message takes while it is held, in both forms.
+    pub(super) fn size(&self) -> usize {
+        let compressed = self
+            .compressed
+            .as_ref()
+            .map_or(0, |compressed| compressed.body.len());
+        self.message.body().len() + compressed + self.message.properties_length() + RECORD_OVERHEAD
+    }
+}
+
+/// The compressed body, if the producer compresses and the body is long enough and becomes smaller.
+fn compressed(shared: &Shared, message: &Message) -> Option<Arc<Compressed>> {
+    let algorithm = shared.config.compression?;
+    let body = message.body();
+    if body.len() < shared.config.compress_from {
+        return None;
+    }
+    let body = compression::compress(algorithm, shared.config.compression_level, body)?;
+    let sys_flag = compression::sys_flag(algorithm);
+    Some(Arc::new(Compressed { body, sys_flag }))
 }
 
 /// Sends the message to a broker and registers who waits for the verdict.
@@ -97,7 +139,7 @@ pub(super) fn send(
         let request = Request {
             code,
             write_fields,
-            body: prepared.message.body(),
+            body: prepared.body(),
         };
         connection.request(request, waiting, manner)
     })
@@ -116,7 +158,7 @@ pub(super) fn send_oneway(
             Request {
                 code,
                 write_fields,
-                body: prepared.message.body(),
+                body: prepared.body(),
             },
             until,
         )
@@ -161,7 +203,7 @@ fn with_request<R>(
         default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
             .map_err(|_| invalid("default_topic_queue_nums"))?,
         queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
-        sys_flag: 0,
+        sys_flag: prepared.sys_flag(),
         born_timestamp_ms: prepared.born_timestamp_ms,
         flag: prepared.message.flag(),
         properties: PropertyList {

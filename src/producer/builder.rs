@@ -7,6 +7,7 @@ use crate::{
     code::ResponseCode,
     config::{AddressMap, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
     error::Error,
+    message::CompressionType,
 };
 
 /// Collects the settings of a [`Producer`] and starts it.
@@ -144,6 +145,49 @@ impl ProducerBuilder {
     /// which leaves room for what 5.x brokers add; at most 32,767.
     pub fn max_properties_size(mut self, bytes: usize) -> Self {
         self.config.max_properties_size = bytes;
+        self
+    }
+
+    /// Compresses bodies on their way, with zlib as every release since 4.x reads it, or as only 5.x does. Default: none is
+    /// compressed, whatever features this crate is built with, unlike in Java, which uses zlib. Needs the feature of its name.
+    ///
+    /// A body is compressed once per send, on the caller's thread, if it is [long enough](Self::compress_from), and goes out
+    /// compressed if that is smaller (Java sends it either way). The message is not changed, and
+    /// [`Self::max_message_size`] counts its body as it is, as Java's limit does. The compressed copy counts against
+    /// [`Self::max_async_bytes`] too. Consumers see the body as it was.
+    ///
+    /// ```
+    /// # #[cfg(feature = "zlib")] {
+    /// use rocketmq_producer::{CompressionType, Producer};
+    ///
+    /// let producer = Producer::builder("orders")
+    ///     .name_servers("127.0.0.1:9876")
+    ///     .compression(CompressionType::Zlib)
+    ///     .compress_from(16 * 1024)
+    ///     .start()?;
+    /// # drop(producer);
+    /// # }
+    /// # Ok::<(), rocketmq_producer::Error>(())
+    /// ```
+    #[doc(alias = "compressType")]
+    pub fn compression(mut self, compression: CompressionType) -> Self {
+        self.config.compression = Some(compression);
+        self
+    }
+
+    /// Sets from how many bytes on a body is compressed. Default 4096, as `compressMsgBodyOverHowmuch`; small bodies hardly
+    /// shrink. Without effect unless [`Self::compression`] is set.
+    #[doc(alias = "compressMsgBodyOverHowmuch")]
+    pub fn compress_from(mut self, bytes: usize) -> Self {
+        self.config.compress_from = bytes;
+        self
+    }
+
+    /// Sets how hard the algorithm tries: 1 to 9 for zlib, 1 to 22 for zstd; LZ4 has no levels. Default 5, as
+    /// `rocketmq.message.compressLevel`. Without effect unless [`Self::compression`] is set.
+    #[doc(alias = "rocketmq.message.compressLevel")]
+    pub fn compression_level(mut self, level: u32) -> Self {
+        self.config.compression_level = level;
         self
     }
 

@@ -48,3 +48,7 @@ pub(crate) const MIN_RECEIVE_SPACE: usize = 8 << 10;
 
 /// What a receive buffer starts with, and goes back to after a large frame: room for about a hundred replies.
 pub(crate) const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
+
+/// Largest body after it was decompressed: that of the largest frame. Java's producers compare a body with their limit of
+/// 4 MiB before they compress it, so what takes more is an attack or an error.
+pub(crate) const MAX_DECOMPRESSED_BYTES: usize = 16 << 20;

@@ -13,6 +13,7 @@
 )]
 
 pub(crate) mod command;
+pub(crate) mod compression;
 pub(crate) mod decimal;
 pub(crate) mod frame;
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{Checked, bytes, number, reason, same, text, text_pairs};
 use crate::message::id::{MessageId, OffsetMessageId};
+use crate::wire::compression;
 use crate::wire::id;
 use crate::wire::message::{BatchElements, StoredRecord, append_batch_element, body_crc};
 use crate::wire::properties::{self, ReadingRules};
@@ -24,6 +26,7 @@ pub(super) fn check(kind: &str, row: &Value) -> Checked {
         "message_id_client" => check_unique_key(row),
         "message_id_offset" => check_offset_id(row),
         "route_json" => check_route(text(row, "text")?.as_bytes()),
+        "compressed_body" => check_compressed(row),
         "heartbeat_json" => check_heartbeat(text(row, "text")?.as_bytes()),
         _ => Err("unknown kind of row".to_owned()),
     }
@@ -53,6 +56,38 @@ fn check_properties(row: &Value) -> Checked {
         &ours.trim_end_matches('\u{2}'),
         &encoded.trim_end_matches('\u{2}'),
     )
+}
+
+/// What Java and Go have compressed is read back; without the feature for it, the error names that.
+fn check_compressed(row: &Value) -> Checked {
+    let sys_flag = number(row, "sysFlag")?;
+    let body = bytes(text(row, "compressed_hex")?)?;
+    let compression = compression::compression(sys_flag).map_err(reason)?;
+    let compression = compression.ok_or("the flag says that it is not compressed")?;
+    same(
+        "the algorithm",
+        &compression.to_string().to_lowercase(),
+        &text(row, "algorithm")?,
+    )?;
+    let plain = compression::decompress(sys_flag, &body);
+    if !compression.is_built_in() {
+        let named = plain.is_err_and(|error| error.reason().contains("needs the feature"));
+        return same("the missing feature is named", &named, &true);
+    }
+    let plain = plain.map_err(reason)?;
+    if let Some(hex) = row["uncompressed_hex"].as_str() {
+        return same("the body", &plain.to_vec(), &bytes(hex)?);
+    }
+    same(
+        "the length",
+        &plain.len(),
+        &number::<usize>(row, "uncompressed_len")?,
+    )?;
+    let digest = Sha256::digest(&plain);
+    let digest = digest
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    same("the checksum", &digest, &text(row, "uncompressed_sha256")?)
 }
 
 fn owned_pairs(text: &str, rules: ReadingRules) -> Vec<(String, String)> {
