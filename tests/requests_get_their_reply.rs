@@ -10,6 +10,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod raw_client;
 #[path = "support/harness.rs"]
 mod support;
 
@@ -23,13 +24,15 @@ use std::{
     time::Duration,
 };
 
+use raw_client::RawClient;
 use rocketmq_producer::{
     Delivery, Error, Message, MessageQueue, NoReply, NoReplyCause, Phase, Producer, Reply, RequestCode,
     ResponseCode, SendFailure, Target,
     mock::{MockCluster, MockMessage, ServerVersion},
 };
+use serde_json::json;
 use support::{
-    GRACE, PATIENCE, assert_says, assert_took, message, milliseconds, producer_for, timed, within,
+    GRACE, GROUP, PATIENCE, assert_says, assert_took, message, milliseconds, producer_for, timed, within,
 };
 
 const VERSIONS: [ServerVersion; 3] = [
@@ -50,6 +53,7 @@ fn cluster(brokers: usize) -> MockCluster {
     cluster
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as a replier is")]
 fn echo(request: &MockMessage) -> Option<Vec<u8>> {
     Some([b"re: ", &*request.body].concat())
 }
@@ -302,6 +306,31 @@ fn a_push_that_is_no_reply_is_refused_and_harms_nobody() {
 }
 
 #[test]
+fn a_reply_that_cannot_be_read_ends_its_request_and_says_why() {
+    within(PATIENCE, || {
+        let cluster = MockCluster::start(1).unwrap();
+        let producer = producer(&cluster);
+        let outcome = ask(&producer, message("prices"), PATIENCE);
+        let id = correlation_id(&stored(&cluster, "prices", 1)[0]);
+        // Bit 0: compressed, with zlib. It is not.
+        let push = cluster
+            .broker("broker-a")
+            .push(PUSH)
+            .field("topic", REPLY_TOPIC)
+            .field("sysFlag", "1")
+            .field("properties", format!("CORRELATION_ID\u{1}{id}\u{2}"))
+            .body("no zlib")
+            .send();
+        let error = outcome_of(&outcome).unwrap_err().error;
+        assert_eq!(error.delivery(), Delivery::Stored);
+        assert!(matches!(no_reply(&error).cause(), NoReplyCause::Unreadable(_)));
+        assert_says(&error, &["cannot be read", "ZLIB", &id, "the request is stored"]);
+        assert!(cluster.wait_until(PATIENCE, |_| push.answers().len() == 1));
+        assert_eq!(push.answers()[0].code, ResponseCode::SUCCESS);
+    });
+}
+
+#[test]
 fn every_broker_that_may_bring_the_reply_knows_the_producer_before_the_request_is_sent() {
     within(PATIENCE, || {
         let cluster = MockCluster::start(2).unwrap();
@@ -391,6 +420,56 @@ fn a_connection_that_is_lost_before_the_reply_is_made_anew_for_it() {
                 .expect("the broker knows where the requester is");
             assert_eq!(outcome_of(&outcome).unwrap().body(), b"after all");
         }
+    });
+}
+
+#[test]
+fn a_connection_that_takes_the_place_of_one_that_still_lives_brings_replies() {
+    within(PATIENCE, || {
+        let cluster = cluster(1);
+        let producer = producer(&cluster);
+        producer.request(&message("prices"), PATIENCE).unwrap();
+        // The broker sends it away, so the next request goes on another connection, while the first is still open.
+        cluster.broker("broker-a").go_away();
+        let reply = producer.request(&message("prices"), PATIENCE).unwrap();
+        assert_eq!(reply.body(), b"re: Hello RocketMQ");
+        let to_broker = |cluster: &MockCluster| {
+            let connections = cluster.connections();
+            connections.iter().filter(|c| c.server_name == "broker-a").count()
+        };
+        // When the first ends, the broker forgets where the producer is.
+        assert!(cluster.wait_until(PATIENCE, |cluster| to_broker(cluster) == 1));
+        let (reply, took) = timed(|| producer.request(&message("prices"), PATIENCE));
+        assert_eq!(reply.unwrap().body(), b"re: Hello RocketMQ");
+        assert_took(took, Duration::ZERO, GRACE);
+    });
+}
+
+#[test]
+fn a_broker_that_has_forgotten_the_producer_is_greeted_anew_after_an_unanswered_request() {
+    within(PATIENCE, || {
+        let cluster = cluster(1);
+        let producer = producer(&cluster);
+        producer.request(&message("prices"), PATIENCE).unwrap();
+        cluster.broker("broker-a").reset_connections();
+        assert!(cluster.wait_until(PATIENCE, |cluster| cluster.clients().is_empty()));
+        producer.request(&message("prices"), PATIENCE).unwrap();
+        // As if the broker saw the end of the first connection only now: it forgets the client, on whatever connection.
+        let mut late = RawClient::to_broker(&cluster, "broker-a");
+        let body = json!({
+            "clientID": producer.client_id(),
+            "producerDataSet": [{"groupName": GROUP}],
+            "consumerDataSet": [],
+        });
+        assert_eq!(late.ask(34, &json!({}), body.to_string().as_bytes()).code(), 0);
+        drop(late);
+        assert!(cluster.wait_until(PATIENCE, |cluster| cluster.clients().len() == 1));
+        let error = producer
+            .request(&message("prices"), milliseconds(300))
+            .unwrap_err();
+        assert_eq!(error.delivery(), Delivery::Stored);
+        let reply = producer.request(&message("prices"), PATIENCE).unwrap();
+        assert_eq!(reply.body(), b"re: Hello RocketMQ");
     });
 }
 

@@ -70,7 +70,9 @@ impl Greetings {
         };
         let waiting = std::mem::take(&mut greeting.waiting);
         drop(greetings);
-        waiting.into_iter().for_each(|then| then(answer.clone()));
+        for then in waiting {
+            then(answer.clone());
+        }
     }
 
     /// Whether the broker knows this connection.

@@ -41,6 +41,10 @@ use crate::{
 /// How long a broker may take to answer the farewell (4.7.0 `mqClientApiTimeout`), however much time is left.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A broker has seen the end of a connection after so long, as a rule: its threads do not keep the order of what happens on
+/// two connections.
+const END_IS_SEEN: Duration = Duration::from_millis(100);
+
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -291,11 +295,13 @@ impl Housekeeping {
     /// A connection has ended. If another took its place before, the broker forgets that one now (see `Greeting::Repeat`).
     pub(crate) fn ended(self: &Arc<Self>, address: &Arc<str>) {
         let is_repeat = self.greeted.lock().get(address) == Some(&Greeting::Repeat);
-        if is_repeat {
-            if let Some(connection) = self.connections.live(address) {
-                self.greet_again(&connection);
-            }
-        }
+        let successor = self.connections.live(address).filter(|_| is_repeat);
+        let Some(successor) = successor else { return };
+        // Whoever needs the broker to know it waits from now on.
+        self.greetings.begun(&successor);
+        let housekeeping = Arc::clone(self);
+        let then = move || housekeeping.greet_again(&successor);
+        self.timer.at(Instant::now() + END_IS_SEEN, then);
     }
 
     /// Greets a broker anew if its connection took the place of an earlier one: if the broker saw the end of that one very

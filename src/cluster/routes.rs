@@ -278,18 +278,18 @@ impl Routes {
         queue.cloned()
     }
 
+    /// The name of the broker whose master has this address.
+    pub(crate) fn broker_name(&self, address: &str) -> Option<Arc<str>> {
+        let table = self.table.lock();
+        let brokers = table.routes().flat_map(|route| &route.brokers);
+        let mut named = brokers.filter(|broker| &*broker.address == address);
+        named.next().map(|broker| Arc::clone(&broker.name))
+    }
+
     /// Whether a route names this address.
     pub(crate) fn names(&self, address: &str) -> bool {
         let table = self.table.lock();
         table.routes().any(|route| route.has_address(address))
-    }
-
-    /// The name of the broker at an address, if a route names it.
-    pub(crate) fn broker_name(&self, address: &str) -> Option<Arc<str>> {
-        let table = self.table.lock();
-        let mut brokers = table.routes().flat_map(|route| &route.brokers);
-        let broker = brokers.find(|broker| &*broker.address == address);
-        broker.map(|broker| Arc::clone(&broker.name))
     }
 
     /// All routes that are known, with the moment when a name server last answered with one, sorted by topic.

@@ -12,7 +12,7 @@ use crate::code::ResponseCode;
 ///
 /// fn may_send_again(error: &Error) -> bool {
 ///     // An unknown outcome may mean that the message is stored: sending again may store it twice.
-///     error.delivery() != Delivery::Unknown
+///     !matches!(error.delivery(), Delivery::Unknown | Delivery::Stored)
 /// }
 /// # let error = Error::ShutDown;
 /// # assert!(may_send_again(&error));

@@ -127,7 +127,7 @@ mod tests {
     use crate::error::Written;
 
     fn no_reply(cause: NoReplyCause, send_error: Option<Error>) -> Error {
-        let times = (Duration::from_millis(3000), Duration::from_secs(3));
+        let times = (Duration::from_secs(3), Duration::from_secs(3));
         let no_reply = NoReply::new("prices".into(), "c-1".into(), times, cause, send_error);
         Error::NoReply(Box::new(no_reply))
     }

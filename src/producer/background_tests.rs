@@ -8,7 +8,7 @@ use crate::{
     error::Delivery,
     message::{Message, MessageId, OffsetMessageId},
     net::{deadline::Deadline, sync::channel},
-    producer::plan::Rules,
+    producer::{options::Options, plan::Rules},
     wire::request::route::{BrokerData, QueueData, RouteData},
 };
 

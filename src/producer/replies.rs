@@ -17,11 +17,8 @@ use crate::{
         inbound::{Answer, Handled, InboundRequest},
         sync::{AtomicU64, Mutex, Ordering},
     },
-    wire::request::push_reply::PushReply,
+    wire::{compression::decompress, request::push_reply::PushReply},
 };
-
-/// Bit of the system flag that says that a body is compressed (`MessageSysFlag.COMPRESSED_FLAG`).
-const COMPRESSED_FLAG: i32 = 1;
 
 /// What comes to whoever waits for a reply.
 pub(super) enum Arrival {
@@ -162,12 +159,12 @@ impl Drop for Waiting {
     }
 }
 
-/// The body of a reply as its sender gave it. Here is where a compressed one is taken apart, and bounded.
+/// The body of a reply as its sender gave it. `wire::compression` bounds what a compressed one may become.
 fn readable(sys_flag: i32, body: &[u8]) -> Result<Vec<u8>, Arc<str>> {
-    if sys_flag & COMPRESSED_FLAG == 0 {
-        return Ok(body.to_vec());
+    match decompress(sys_flag, body) {
+        Ok(body) => Ok(body.into_owned()),
+        Err(error) => Err(error.to_string().into()),
     }
-    Err("its body is compressed, which this build cannot read".into())
 }
 
 /// A random UUID (version 4) as text, as `CorrelationIdUtil.createCorrelationId`.
@@ -216,6 +213,29 @@ mod tests {
             assert_eq!(id.as_bytes()[14], b'4', "{id}");
             assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
         }
+    }
+
+    #[cfg(feature = "zlib")]
+    #[test]
+    fn a_compressed_body_is_taken_apart_and_a_bomb_is_refused() {
+        use crate::{
+            message::CompressionType,
+            wire::{
+                compression::{compress, sys_flag},
+                limits::MAX_DECOMPRESSED_BYTES,
+            },
+        };
+        let zlib = |length| compress(CompressionType::Zlib, 5, &vec![b'x'; length]).unwrap();
+        let flag = sys_flag(CompressionType::Zlib);
+        assert_eq!(readable(flag, &zlib(20_000)), Ok(vec![b'x'; 20_000]));
+        let bomb = zlib(MAX_DECOMPRESSED_BYTES + 1);
+        assert!(bomb.len() < 20_000, "{}", bomb.len());
+        assert!(
+            readable(flag, &bomb)
+                .unwrap_err()
+                .contains("would take more than")
+        );
+        assert_eq!(readable(0, b"plain"), Ok(b"plain".to_vec()));
     }
 
     #[test]

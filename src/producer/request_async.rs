@@ -162,7 +162,7 @@ impl AsyncRequest {
         let topic = self.message.shared_topic();
         let request = Arc::clone(self);
         let found = move |found: Result<Arc<TopicRoute>, Error>| match found {
-            Ok(route) => request.open_path(route),
+            Ok(route) => request.open_path(&route),
             Err(error) => request.finish(Err(error)),
         };
         match self.shared.routes.known(topic) {
@@ -171,12 +171,12 @@ impl AsyncRequest {
         }
     }
 
-    fn open_path(self: &Arc<Self>, route: Arc<TopicRoute>) {
+    fn open_path(self: &Arc<Self>, route: &Arc<TopicRoute>) {
         self.state.lock().has_route = true;
         let until = opening_until(&self.deadline, self.timeout);
-        let (request, of) = (Arc::clone(self), Arc::clone(&route));
+        let (request, of) = (Arc::clone(self), Arc::clone(route));
         let then = move |path| request.send(path, &of);
-        self.shared.reply_path.open(&route, until, Box::new(then));
+        self.shared.reply_path.open(route, until, Box::new(then));
     }
 
     fn send(self: &Arc<Self>, path: OpenPath, route: &TopicRoute) {

@@ -99,17 +99,8 @@ impl Shared {
         );
         map_addresses(&config, &connections, &name_servers);
         let replies = Arc::<Replies>::default();
-        connections.set_inbound(Arc::new(
-            Served::default().with(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT, replies.serve(&routes)),
-        ));
+        connections.set_inbound(served(&replies, &routes));
         start_timer(&timer, &connections)?;
-        let asked = health.as_ref().filter(|_| config.reachability_detector);
-        let detector = asked.map(|health| Detector {
-            health: Arc::clone(health),
-            connections: Arc::clone(&connections),
-            routes: Arc::clone(&routes),
-            timer: Arc::clone(&timer),
-        });
         let housekeeping = Housekeeping::start(
             identity(&config, &client_id),
             intervals(&config),
@@ -117,7 +108,7 @@ impl Shared {
             Arc::clone(&name_servers),
             Arc::clone(&routes),
             Arc::clone(&timer),
-            detector,
+            detector(&config, health.as_ref(), &connections, &routes, &timer),
         );
         log::info!(
             "producer {} of group {} started",
@@ -275,6 +266,28 @@ fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(),
             purpose: "the timer",
             source: Arc::new(error),
         })
+}
+
+/// What brokers ask a producer for.
+fn served(replies: &Arc<Replies>, routes: &Arc<Routes>) -> Arc<Served> {
+    let code = RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT;
+    Arc::new(Served::default().with(code, replies.serve(routes)))
+}
+
+fn detector(
+    config: &ProducerConfig,
+    health: Option<&Arc<BrokerHealth>>,
+    connections: &Arc<Connections>,
+    routes: &Arc<Routes>,
+    timer: &Arc<Timer>,
+) -> Option<Detector> {
+    let asked = health.filter(|_| config.reachability_detector);
+    asked.map(|health| Detector {
+        health: Arc::clone(health),
+        connections: Arc::clone(connections),
+        routes: Arc::clone(routes),
+        timer: Arc::clone(timer),
+    })
 }
 
 fn template_topic(config: &ProducerConfig) -> TemplateTopic {

@@ -120,9 +120,19 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
     );
     assert_eq!(producer.stats().requests.late_replies, 1);
     results.extend(twice.sent);
+    // Java compresses what is longer than 4096 bytes.
+    if cfg!(feature = "zlib") {
+        let long = producer
+            .request(&question("asked", "long"), 2 * PATIENCE)
+            .unwrap();
+        assert_eq!(long.body(), "x".repeat(20_000).as_bytes());
+        assert_eq!(long.message.sys_flag() & 1, 1, "it was not compressed");
+        results.extend(long.sent);
+    }
     shut_down(&producer);
-    let read = read_all(&cluster, &["asked"], asked + 1);
-    assert_eq!(read.len(), asked + 1);
+    let stored = asked + 1 + usize::from(cfg!(feature = "zlib"));
+    let read = read_all(&cluster, &["asked"], stored);
+    assert_eq!(read.len(), stored);
     assert!(!results.is_empty());
     for result in &results {
         let request = find(&read, result);
