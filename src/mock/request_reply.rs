@@ -220,11 +220,13 @@ pub(super) fn look_at_stored(server: &Arc<Server>, session: &Session, header: &H
     };
     let mut text = String::new();
     let ttl = value(property::TTL).unwrap_or_else(|| "0".to_owned());
+    let unique_key = send_message::unique_key_of(shared, server.address());
     let pairs = [
         (property::MSG_TYPE, REPLY),
         (property::CORRELATION_ID, &correlation_id),
         (property::REPLY_TO_CLIENT, &client_id),
         (property::TTL, &ttl),
+        (property::UNIQ_KEY, &unique_key),
     ];
     properties::append(&mut text, pairs);
     let send = ReceivedSend {

@@ -412,11 +412,19 @@ fn encode(version: ServerVersion, list: &[(String, String)]) -> String {
 
 /// The unique key that a 5.5.0 broker gives to a message without one.
 fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String {
+    unique_key_at(shared, broker.address(), now)
+}
+
+/// The unique key of a message that the cluster itself sends.
+pub(super) fn unique_key_of(shared: &Shared, address: SocketAddr) -> String {
+    unique_key_at(shared, address, now_ms())
+}
+
+fn unique_key_at(shared: &Shared, address: SocketAddr, now: u64) -> String {
     let [.., high, low] = std::process::id().to_be_bytes();
     let [.., counter_high, counter_low] = shared.next_unique_key().to_be_bytes();
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
-    let address = broker.address();
     let tag = u32::from(address.port());
     unique_key(address.ip(), pid, tag, id_milliseconds(now), counter)
         .as_str()

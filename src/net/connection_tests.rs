@@ -503,8 +503,8 @@ fn requests_of_the_broker_are_answered_taken_over_or_declined() {
         while let Some(frame) = buffer.next_frame().unwrap() {
             let header = frame.header().unwrap();
             assert!(header.is_response());
-            let topic = header.field("topic").map(|topic| topic.into_owned());
-            let remark = header.remark.clone().map(|remark| remark.into_owned());
+            let topic = header.field("topic").map(std::borrow::Cow::into_owned);
+            let remark = header.remark.clone().map(std::borrow::Cow::into_owned);
             answers.push((header.opaque, header.code, topic, remark));
         }
     }

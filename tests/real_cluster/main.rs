@@ -62,6 +62,7 @@ on_every_version! {
     clusters::two_groups_do_not_disturb_each_other,
     control::apache_producer_is_read_back,
     examples::quick_start_examples,
+    examples::request_reply_example,
     faults::a_killed_broker_costs_nothing_with_a_delivery_timeout,
     faults::a_killed_broker_costs_no_truth,
     faults::a_stopped_broker_keeps_nobody_waiting,
