@@ -85,6 +85,23 @@ pub(crate) const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
 /// The longest pause, so that a broker that is back is found within about a second.
 pub(crate) const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
+/// Threads that ask the listener about transactions. Java has one (`checkThreadPoolMaxSize`), so that a single slow look-up
+/// holds up all others.
+pub(crate) const TRANSACTION_CHECK_THREADS: usize = 4;
+
+/// Questions about transactions that may wait (`checkRequestHoldMax`). Brokers repeat what is left unanswered.
+pub(crate) const CHECK_QUEUE: usize = 2000;
+
+/// Bytes of the half messages in these questions: a small part of what full-sized ones would take.
+pub(crate) const CHECK_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long the end of a transaction may take, all tries together (the 3000 ms of 4.7.0
+/// `DefaultMQProducerImpl.checkTransactionState`).
+pub(crate) const END_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// 5.x notes up to 3 s late that a half message is done (`transactionOpBatchInterval`), and a round of checks takes a while.
+pub(crate) const UNCONFIRMED_COMMIT_PAUSE: Duration = Duration::from_secs(10);
+
 /// Codes after which another attempt may succeed: those of 4.7.0 (`sendDefaultImpl`) and what 5.x added
 /// (`retryResponseCodes`: 2 and 1500).
 pub(crate) const RETRY_RESPONSE_CODES: &[ResponseCode] = &[
@@ -129,6 +146,20 @@ pub enum FaultTable {
     /// The numbers of 5.x. A time that runs is never shortened.
     #[default]
     V5,
+}
+
+/// How the end of a transaction is sent.
+///
+/// Java sends it one-way, so nobody hears whether it arrived. Brokers of all releases answer when they are asked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndTransactions {
+    /// The broker answers, and the send waits for it: what became of the transaction is known. The default.
+    #[default]
+    Acknowledged,
+    /// As `TransactionMQProducer`: one-way. It is quicker by one round trip, and an end that is lost is made up for by the
+    /// broker's check only.
+    OneWay,
 }
 
 /// A user's map from advertised addresses to those to dial.
@@ -195,6 +226,9 @@ pub(crate) struct ProducerConfig {
     pub(crate) header_serialization: HeaderSerialization,
     pub(crate) claimed_version: i32,
     pub(crate) language_code: u8,
+    pub(crate) end_transactions: EndTransactions,
+    pub(crate) transaction_check_threads: usize,
+    pub(crate) unconfirmed_commit_pause: Duration,
 }
 
 impl ProducerConfig {
@@ -235,6 +269,9 @@ impl ProducerConfig {
             header_serialization: HeaderSerialization::default(),
             claimed_version: CLAIMED_VERSION,
             language_code: LANGUAGE_CODE,
+            end_transactions: EndTransactions::default(),
+            transaction_check_threads: TRANSACTION_CHECK_THREADS,
+            unconfirmed_commit_pause: UNCONFIRMED_COMMIT_PAUSE,
         }
     }
 
@@ -275,6 +312,12 @@ impl ProducerConfig {
                 MOST_ASYNC_IN_FLIGHT,
             ),
             ("callback_threads", self.callback_threads, 1, 1024),
+            (
+                "transaction_check_threads",
+                self.transaction_check_threads,
+                1,
+                1024,
+            ),
             (
                 "default_topic_queue_nums",
                 count(self.default_topic_queue_nums),

@@ -11,7 +11,8 @@
 //! # Threads
 //!
 //! One timer per producer; one reader per connection, and one writer for those that carry asynchronous or one-way
-//! messages; up to `callback_threads` workers once a message is sent asynchronously; and a thread that lives as long as a
+//! messages; up to `callback_threads` workers once a message is sent asynchronously; up to `transaction_check_threads` that ask
+//! the listener of a transactional producer; and a thread that lives as long as a
 //! connection is being made. A producer that sends to one broker in the blocking way has three: the timer, and a reader each
 //! for the name server and the broker.
 
@@ -28,13 +29,18 @@ mod producer;
 mod wire;
 
 pub use code::{RequestCode, ResponseCode};
-pub use config::{FaultTable, HeaderSerialization, Redelivery};
-pub use error::{Attempt, Delivery, Error, FailedSend, NoReply, NoReplyCause, Phase, Written};
+pub use config::{EndTransactions, FaultTable, HeaderSerialization, Redelivery};
+pub use error::{
+    Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, NoReply, NoReplyCause, Phase,
+    Written,
+};
 pub use message::{
     CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
 };
 pub use producer::{
-    Aimed, BrokerStats, Check, CheckOutcome, Diagnosis, DiagnosisStep, FailureCounts, Full, LastError,
-    Latency, NameServerStats, Producer, ProducerBuilder, Reply, RequestCounts, RetryCounts, SendCounts,
-    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, Unflushed,
+    Aimed, AnyMessageId, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic, Diagnosis, DiagnosisStep,
+    FailureCounts, FoundMessages, Full, LastError, Latency, LocalTransaction, NameServerStats, NewTopic,
+    Producer, ProducerBuilder, Queries, Reply, RequestCounts, RetryCounts, SendCounts, SendFailure,
+    SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, TransactionEnd, TransactionListener,
+    TransactionProducer, TransactionSendResult, Unflushed,
 };

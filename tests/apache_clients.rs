@@ -11,6 +11,8 @@
     reason = "a test fails by a panic, and not all of the support is used here"
 )]
 
+#[path = "support/java.rs"]
+mod java;
 #[path = "support/left_out.rs"]
 mod left_out;
 #[path = "support/process.rs"]
@@ -23,12 +25,16 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use java::{JavaClient, ReadMessage};
 use process::run;
-use rocketmq_producer::RequestCode;
 use rocketmq_producer::mock::{MockCluster, MockMessage, ServerVersion};
+use rocketmq_producer::{Boundary, Message, Producer, RequestCode, StoredMessage};
 
 /// Messages sent in each of the ways sync, async and one-way.
 const COUNT: usize = 50;
+
+/// Transactions that end in each of the ways commit, rollback and unknown.
+const TRANSACTIONS: usize = 10;
 
 /// Messages of the one batch.
 const BATCH: usize = 10;
@@ -70,6 +76,31 @@ fn java_5_5_0_sends_to_4_9_7() {
 #[test]
 fn java_5_5_0_sends_to_5_5_0() {
     java("java_5_5_0_sends_to_5_5_0", "5.5.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_4_7_0_asks_4_7_0() {
+    asks("java_4_7_0_asks_4_7_0", "4.7.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_4_7_0_asks_5_5_0() {
+    asks("java_4_7_0_asks_5_5_0", "4.7.0", ServerVersion::V5_5_0);
+}
+
+#[test]
+fn java_5_5_0_asks_4_7_0() {
+    asks("java_5_5_0_asks_4_7_0", "5.5.0", ServerVersion::V4_7_0);
+}
+
+#[test]
+fn java_5_5_0_asks_4_9_7() {
+    asks("java_5_5_0_asks_4_9_7", "5.5.0", ServerVersion::V4_9_7);
+}
+
+#[test]
+fn java_5_5_0_asks_5_5_0() {
+    asks("java_5_5_0_asks_5_5_0", "5.5.0", ServerVersion::V5_5_0);
 }
 
 #[test]
@@ -123,55 +154,38 @@ fn go_sends_to_5_5_0() {
     go("go_sends_to_5_5_0", ServerVersion::V5_5_0);
 }
 
-fn java(test: &str, client: &str, server: ServerVersion) {
-    if !left_out::may_run(test, client) {
-        return;
-    }
-    let cluster = send_all(java_program(test, client, "SendAll"), server);
-    assert!(cluster.heartbeats() > 0);
-    assert!(cluster.requests(RequestCode::UNREGISTER_CLIENT) > 0);
-    // Java numbers the messages by their flag, in a batch too.
-    for message in cluster.messages(TOPIC) {
-        let (_, number) = way_and_number(&message);
-        assert_eq!(usize::try_from(message.flag).unwrap(), number, "{message:?}");
-    }
+#[test]
+fn java_4_7_0_sends_transactions_to_4_7_0() {
+    java_transactions(
+        "java_4_7_0_sends_transactions_to_4_7_0",
+        "4.7.0",
+        ServerVersion::V4_7_0,
+    );
 }
 
-/// Apache's producer asks, and a scripted replier answers.
-fn java_requests(test: &str, client: &str, server: ServerVersion) {
-    const EACH: usize = 8;
-    if !left_out::may_run(test, client) {
-        return;
-    }
-    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
-    cluster.create_topic(TOPIC, 2);
-    cluster.create_topic("silent", 1);
-    cluster.reply_with(TOPIC, |request| Some([b"re: ", &*request.body].concat()));
-    let mut command = java_program(test, client, "RequestAll");
-    command.args([&cluster.name_servers(), TOPIC, GROUP, &EACH.to_string(), "silent"]);
-    let said = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
-    for way in ["sync", "callback", "queue", "selector"] {
-        for number in 0..EACH {
-            let line = format!("{way} {number} re: {way} {number}");
-            assert!(
-                said.lines().any(|said| said == line),
-                "{line:?} is not in:\n{said}"
-            );
-        }
-    }
-    assert!(said.contains("silent timeout"), "{said}");
-    let replies = u64::try_from(4 * EACH).unwrap();
-    assert_eq!(cluster.message_count("DefaultCluster_REPLY_TOPIC"), replies);
-    for request in cluster.messages(TOPIC) {
-        assert!(request.property("CORRELATION_ID").is_some(), "{request:?}");
-        // Java leaves that to the brokers, and 4.7.0 brokers do not do it.
-        let is_stamped = server != ServerVersion::V4_7_0;
-        assert_eq!(request.property("CLUSTER").is_some(), is_stamped);
-    }
+#[test]
+fn java_5_5_0_sends_transactions_to_5_5_0() {
+    java_transactions(
+        "java_5_5_0_sends_transactions_to_5_5_0",
+        "5.5.0",
+        ServerVersion::V5_5_0,
+    );
 }
 
-/// One of Apache's clients, a source file of `tests/clients/java`, with the jars of a release.
-fn java_program(test: &str, client: &str, program: &str) -> Command {
+#[test]
+fn java_5_5_0_sends_transactions_to_4_7_0() {
+    java_transactions(
+        "java_5_5_0_sends_transactions_to_4_7_0",
+        "5.5.0",
+        ServerVersion::V4_7_0,
+    );
+}
+
+/// The command that runs one of the Java clients, or `None` after having said why it cannot be run.
+fn java_client(test: &str, client: &str, program: &str) -> Option<Command> {
+    if !left_out::may_run(test, client) {
+        return None;
+    }
     let jars = run(
         Command::new(path("tests/cluster/get")).arg(client),
         FETCH_DEADLINE,
@@ -194,8 +208,106 @@ fn java_program(test: &str, client: &str, program: &str) -> Command {
         ))
         .args(["-cp", &format!("{}/*", jars.trim())])
         // Java compiles a single source file itself.
-        .arg(path(&format!("tests/clients/java/{program}.java")));
-    command
+        .arg(path("tests/clients/java").join(program));
+    Some(command)
+}
+
+/// Apache's producer asks, and a scripted replier answers.
+fn java_requests(test: &str, client: &str, server: ServerVersion) {
+    const EACH: usize = 8;
+    let Some(mut command) = java_client(test, client, "RequestAll.java") else {
+        return;
+    };
+    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
+    cluster.create_topic(TOPIC, 2);
+    cluster.create_topic("silent", 1);
+    cluster.reply_with(TOPIC, |request| Some([b"re: ", &*request.body].concat()));
+    command.args([&cluster.name_servers(), TOPIC, GROUP, &EACH.to_string(), "silent"]);
+    let said = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
+    for way in ["sync", "callback", "queue", "selector"] {
+        for number in 0..EACH {
+            let line = format!("{way} {number} re: {way} {number}");
+            assert!(
+                said.lines().any(|said| said == line),
+                "{line:?} is not in:\n{said}"
+            );
+        }
+    }
+    assert!(said.contains("silent timeout"), "{said}");
+    let replies = u64::try_from(4 * EACH).unwrap();
+    assert_eq!(cluster.message_count("DefaultCluster_REPLY_TOPIC"), replies);
+    for request in cluster.messages(TOPIC) {
+        assert!(request.property("CORRELATION_ID").is_some(), "{request:?}");
+        // Java leaves that to the brokers, and 4.7.0 brokers do not do it.
+        let is_stamped = server != ServerVersion::V4_7_0;
+        assert_eq!(request.property("CLUSTER").is_some(), is_stamped);
+    }
+}
+
+fn java(test: &str, client: &str, server: ServerVersion) {
+    let Some(command) = java_client(test, client, "SendAll.java") else {
+        return;
+    };
+    let cluster = send_all(command, server);
+    assert!(cluster.heartbeats() > 0);
+    assert!(cluster.requests(RequestCode::UNREGISTER_CLIENT) > 0);
+    // Java numbers the messages by their flag, in a batch too.
+    for message in cluster.messages(TOPIC) {
+        let (_, number) = way_and_number(&message);
+        assert_eq!(usize::try_from(message.flag).unwrap(), number, "{message:?}");
+    }
+}
+
+/// Transactions that end at once, and that are asked about twice: only what is committed can be seen, and each once.
+fn java_transactions(test: &str, client: &str, server: ServerVersion) {
+    let Some(mut command) = java_client(test, client, "SendTransactions.java") else {
+        return;
+    };
+    let cluster = MockCluster::builder()
+        .brokers(2)
+        .speaks(server)
+        .transaction_checks(Duration::from_millis(500), Duration::from_millis(500), 15)
+        .start()
+        .unwrap();
+    let count = TRANSACTIONS.to_string();
+    command.args([&cluster.name_servers(), TOPIC, GROUP, &count]);
+    let output = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
+
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split(' ').collect()).collect();
+    let mut expected = Vec::new();
+    for way in ["COMMIT_MESSAGE", "ROLLBACK_MESSAGE", "UNKNOW"] {
+        let of_way: Vec<_> = lines.iter().filter(|words| words[0] == way).collect();
+        assert_eq!(of_way.len(), TRANSACTIONS, "{way} in:\n{output}");
+        for (number, words) in of_way.iter().enumerate() {
+            assert_eq!(words[1], number.to_string(), "{output}");
+            if way == "COMMIT_MESSAGE" || way == "UNKNOW" && number % 2 == 0 {
+                expected.push((words[2].to_owned(), format!("body of {way} {number} 中")));
+            }
+        }
+    }
+    let asked = |times: &str| {
+        lines
+            .iter()
+            .filter(|words| words[0] == "asked" && words[3] == times)
+            .count()
+    };
+    assert_eq!((asked("1"), asked("2")), (TRANSACTIONS, TRANSACTIONS), "{output}");
+
+    cluster.wait_until(Duration::from_secs(20), |cluster| {
+        cluster.open_transactions() == 0
+    });
+    assert_eq!(cluster.open_transactions(), 0, "{output}");
+    let mut seen = Vec::new();
+    for message in cluster.messages(TOPIC) {
+        assert_eq!(message.property("PGROUP"), Some(GROUP));
+        assert_eq!(message.keys[1], "all");
+        assert_eq!(message.sys_flag, 8);
+        let id = message.message_id.unwrap().to_string();
+        seen.push((id, String::from_utf8(message.body).unwrap()));
+    }
+    expected.sort();
+    seen.sort();
+    assert_eq!(seen, expected, "{output}");
 }
 
 fn go(test: &str, server: ServerVersion) {
@@ -211,6 +323,97 @@ fn go(test: &str, server: ServerVersion) {
     let mut command = Command::new(go_client());
     command.env("HOME", scratch(test));
     send_all(command, server);
+}
+
+/// Every query of Apache's producer is answered as this library's own.
+fn asks(test: &str, client: &str, server: ServerVersion) {
+    if !left_out::may_run(test, client) {
+        return;
+    }
+    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
+    cluster.create_topic(TOPIC, 2);
+    let producer = Producer::builder(GROUP)
+        .name_servers(cluster.name_servers())
+        .start()
+        .unwrap();
+    let queues = producer.publish_queues(TOPIC).unwrap();
+    for number in 0..3 {
+        for queue in &queues {
+            let message = Message::builder(TOPIC).keys(["all", "keys"]).tags("asked");
+            let message = message.body(format!("{number} 中 in {queue}")).build().unwrap();
+            producer.to(queue.clone()).send(&message).unwrap();
+        }
+    }
+    let mut java = JavaClient::start(client, &cluster.name_servers(), &scratch(test));
+    let mut java = |command: String| {
+        java.ask(&command, CLIENT_DEADLINE)
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+
+    let positions = java(format!("positions {TOPIC}"));
+    assert_eq!(positions.len(), queues.len());
+    for (queue, line) in queues.iter().zip(&positions) {
+        assert_eq!(line["broker_name"].as_str(), Some(queue.broker_name()));
+        assert_eq!(line["queue_id"].as_u64(), Some(queue.queue_id().into()));
+        assert_eq!(line["min"].as_u64(), Some(producer.min_offset(queue).unwrap()));
+        assert_eq!(line["max"].as_u64(), Some(producer.max_offset(queue).unwrap()));
+        let earliest = producer.earliest_store_time(queue).unwrap().unwrap();
+        let earliest = earliest.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let expected = u64::try_from(earliest.as_millis()).unwrap();
+        assert_eq!(line["earliest"].as_u64(), Some(expected));
+        for ms in [0, expected, expected + 3_600_000] {
+            let place = format!("{} {} {ms}", queue.broker_name(), queue.queue_id());
+            let found = java(format!("search {TOPIC} {place}"));
+            let time = std::time::UNIX_EPOCH + Duration::from_millis(ms);
+            let ours = producer.search_offset(queue, time, Boundary::Lower).unwrap();
+            assert_eq!(found[0]["offset"].as_u64(), Some(ours));
+        }
+    }
+
+    let found = producer.query_messages(TOPIC, "keys", 64, ..).unwrap().messages;
+    assert_eq!(found.len(), 3 * queues.len());
+    let mut read: Vec<_> = java(format!("key {TOPIC} keys 64 0 {}", i64::MAX))
+        .iter()
+        .map(ReadMessage::parse)
+        .collect();
+    assert_eq!(read.len(), found.len());
+    for message in &found {
+        let at = read
+            .iter()
+            .position(|read| read.offset_message_id == message.offset_message_id().as_str())
+            .expect("Java finds it too");
+        assert_same(message, &read.swap_remove(at));
+    }
+    let some = &found[0];
+    for id in [
+        some.message_id().to_string(),
+        some.offset_message_id().to_string(),
+    ] {
+        let lines = java(format!("view {TOPIC} {id}"));
+        assert_same(some, &ReadMessage::parse(&lines[0]));
+    }
+
+    java("new_topic DefaultCluster made_by_java 3".to_owned());
+    assert_eq!(producer.publish_queues("made_by_java").unwrap().len(), 2 * 3);
+}
+
+/// A message as we show it and as Java shows it.
+#[track_caller]
+fn assert_same(ours: &StoredMessage, javas: &ReadMessage) {
+    assert_eq!((ours.topic(), ours.body()), (&*javas.topic, &*javas.body));
+    assert_eq!(
+        (ours.queue().queue_id(), ours.queue_offset()),
+        (javas.queue_id, javas.queue_offset)
+    );
+    assert_eq!(ours.message_id().as_str(), javas.message_id);
+    assert_eq!(ours.offset_message_id().as_str(), javas.offset_message_id);
+    assert_eq!(ours.tags(), javas.tags.as_deref());
+    let properties: BTreeMap<_, _> = ours
+        .properties()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!(properties, javas.properties);
+    assert_eq!(ours.store_timestamp_ms().unsigned_abs(), javas.store_timestamp_ms);
 }
 
 /// Builds the Go client, once.

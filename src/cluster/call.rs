@@ -1,4 +1,4 @@
-//! One request with one continuation: how this room talks to servers without waiting for them.
+//! One request with one continuation: how servers are talked to without waiting for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,27 +9,41 @@ use crate::{
         connection::{Alarm, Connection, Request, Waiting},
         deadline::Deadline,
         sync::Mutex,
-        waiter::{Outcome, Waiter},
+        waiter::{Outcome, Waiter, WakeUps},
     },
     wire::header::FieldWriter,
 };
 
 /// An answer, whatever its code.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) code: ResponseCode,
-    pub(super) remark: Option<String>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) code: ResponseCode,
+    pub(crate) remark: Option<String>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a header field; of fields with the same name the last counts.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let named = self.fields.iter().rev().find(|(known, _)| known == name);
+        named.map(|(_, value)| value.as_str())
+    }
 }
 
 struct OnAnswer<F>(Mutex<Option<F>>);
 
 impl<F: FnOnce(Result<Answer, Error>) + Send> Waiter for OnAnswer<F> {
-    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>) {
+    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>, _: &mut WakeUps) {
         let answer = match outcome {
             Outcome::Reply { header, body, .. } => Ok(Answer {
                 code: ResponseCode::new(header.code),
                 remark: header.remark.as_deref().map(str::to_owned),
+                fields: header
+                    .fields
+                    .iter()
+                    .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                    .collect(),
                 body: body.to_vec(),
             }),
             // Its share is all of its time.
@@ -45,13 +59,14 @@ impl<F: FnOnce(Result<Answer, Error>) + Send> Waiter for OnAnswer<F> {
 
 /// Sends a request and calls `then` once, with the answer or with why there is none within `timeout`. `then` runs on
 /// the thread that sees it and must not block.
-pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
+pub(crate) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
     connection: &Arc<Connection>,
     request: Request<'_, W>,
     timeout: Duration,
     then: impl FnOnce(Result<Answer, Error>) + Send + 'static,
 ) {
-    let until = Deadline::after(timeout).at();
+    let deadline = Deadline::after(timeout);
+    let until = deadline.at();
     let on_answer = Arc::new(OnAnswer(Mutex::new(Some(then))));
     let waiter: Arc<dyn Waiter> = Arc::<OnAnswer<_>>::clone(&on_answer);
     let waiting = Waiting {
@@ -59,7 +74,7 @@ pub(super) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
         ticket: 0,
         alarm: Some(Alarm { share: until, until }),
     };
-    if let Err(error) = connection.request(request, &waiting, connection.immediately()) {
+    if let Err(error) = connection.request(request, &waiting, connection.immediately(), deadline.began()) {
         let then = on_answer.0.lock().take();
         if let Some(then) = then {
             then(Err(error));

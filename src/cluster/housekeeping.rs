@@ -356,6 +356,9 @@ impl Housekeeping {
             note(&housekeeping, &greeted, then);
             housekeeping.heartbeat(&greeted);
         });
+        // One goes out at once, so that the broker knows the connection before a message comes on it. But brokers have other
+        // threads for heartbeats than for farewells, so the one behind the answer is the one that counts.
+        self.heartbeat_then(broker, self.intervals.heartbeat_timeout, |_| {});
     }
 
     /// Whether a retired connection to the same broker has not been closed yet.

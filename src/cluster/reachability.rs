@@ -17,7 +17,7 @@ use crate::{
         sync::{AtomicBool, Ordering},
         timer::Timer,
     },
-    wire::header::FieldWriter,
+    wire::{header::FieldWriter, request::queue_query::QueueQuery},
 };
 
 /// How often brokers are looked at (5.x: the period of its scheduled task). Each is asked less often: see `broker_health`.
@@ -50,7 +50,7 @@ impl Detector {
         }
     }
 
-    fn check(&self, asked: PublishQueue) {
+    fn check(&self, asked: Arc<PublishQueue>) {
         let check = Arc::new(Check {
             health: Arc::clone(&self.health),
             broker_name: Arc::clone(&asked.broker.name),
@@ -79,13 +79,15 @@ impl Check {
 
 /// As 5.x, for the end of a queue: cheap for a broker, and known to all versions. Any answer will do.
 fn ask(connection: &Arc<Connection>, asked: &PublishQueue, check: Arc<Check>) {
-    let queue = &asked.queue;
+    let query = QueueQuery {
+        topic: asked.queue.topic(),
+        queue_id: asked.queue.queue_id(),
+        broker_name: None,
+        search: None,
+    };
     let request = Request {
         code: RequestCode::GET_MAX_OFFSET,
-        write_fields: |writer: &mut FieldWriter<'_>| {
-            writer.text("topic", queue.topic());
-            writer.number("queueId", i64::from(queue.queue_id()));
-        },
+        write_fields: |writer: &mut FieldWriter<'_>| query.write(writer),
         body: &[],
     };
     call(connection, request, DETECT_TIMEOUT, move |answer| {

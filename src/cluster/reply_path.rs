@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     message::reply::reply_topic,
     net::{
+        connection::Connection,
         connections::Connections,
         sync::Mutex,
         timer::{Timer, TimerKey},
@@ -189,8 +190,15 @@ impl ReplyPath {
         }
         let (path, dialled) = (Arc::clone(self), Arc::clone(address));
         // A new connection is greeted before anybody can send on it.
-        let then = move |ready| match ready {
-            Ok(_) | Err(Error::ShutDown) => {
+        let then = move |ready: Result<Arc<Connection>, Error>| match ready {
+            Ok(connection) => {
+                path.state.lock().redialling.remove(&dialled);
+                if !connection.is_live() {
+                    // It ended while this was still under way.
+                    path.reconnect(&dialled);
+                }
+            }
+            Err(Error::ShutDown) => {
                 path.state.lock().redialling.remove(&dialled);
             }
             Err(_) => {

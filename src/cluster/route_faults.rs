@@ -15,6 +15,12 @@ pub(crate) fn unknown_topic(name_server: &str, remark: &str, template: &str) -> 
     )
 }
 
+/// A name server does not know a topic that was asked about.
+pub(crate) fn not_there(name_server: &str, remark: &str) -> String {
+    let remark = crate::error::printable(remark);
+    format!("name server {name_server} does not know it ({remark}), so there is no broker to ask")
+}
+
 /// The topic has a route, but no queue takes messages.
 pub(crate) fn no_queue(data: &RouteData) -> String {
     let faults = broker_faults(data);
@@ -114,7 +120,7 @@ mod tests {
                 queues("gone", 4, 6),
                 queues("ok", 4, 6),
             ],
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         let faults = broker_faults(&data);
         assert_eq!(

@@ -15,6 +15,7 @@ use std::{
 use super::{
     broker_health::BrokerHealth,
     name_servers::NameServers,
+    query_route::QueryRoute,
     route_faults,
     route_query::{Found, Means, RouteQuery},
     topic_route::{PublishQueue, TopicRoute},
@@ -24,7 +25,7 @@ use crate::{
     net::{
         connections::Connections,
         deadline::Deadline,
-        sync::{AtomicBool, AtomicUsize, Mutex, Ordering, channel},
+        sync::{AtomicUsize, Mutex, Ordering, channel},
         timer::Timer,
     },
     wire::request::route::RouteData,
@@ -65,7 +66,6 @@ struct Topic {
     /// A failed send has asked, and the timer will do it.
     is_doubted: bool,
     unknown_refreshes: u32,
-    used: AtomicBool,
     idle_refreshes: u32,
     cursor: Arc<AtomicUsize>,
 }
@@ -73,6 +73,8 @@ struct Topic {
 #[derive(Default)]
 struct Table {
     topics: HashMap<Arc<str>, Topic>,
+    /// The route that was asked for last, which is often the next one too. Whoever changes a route empties it.
+    latest: Option<Arc<TopicRoute>>,
     closed: bool,
 }
 
@@ -135,12 +137,20 @@ impl Routes {
 
     /// The route of a topic, if it is known.
     pub(crate) fn known(&self, topic: &str) -> Option<Arc<TopicRoute>> {
-        let table = self.table.lock();
-        let topic = table.topics.get(topic)?;
-        if !topic.used.load(Ordering::Relaxed) {
-            topic.used.store(true, Ordering::Relaxed);
+        let mut table = self.table.lock();
+        let route = match &table.latest {
+            Some(route) if *route.topic == *topic => Arc::clone(route),
+            _ => {
+                let route = table.topics.get(topic)?.route.clone()?;
+                table.latest = Some(Arc::clone(&route));
+                route
+            }
+        };
+        drop(table);
+        if !route.used.load(Ordering::Relaxed) {
+            route.used.store(true, Ordering::Relaxed);
         }
-        topic.route.clone()
+        Some(route)
     }
 
     /// Calls `then` with the route: now, or when it has been looked up.
@@ -179,6 +189,48 @@ impl Routes {
         receiver
             .recv_deadline(deadline.at())
             .unwrap_or_else(|_| Err(self.late(topic, deadline.waited())))
+    }
+
+    /// Asks the name servers about a topic, whatever is known of it, and blocks until one has answered or the deadline is
+    /// over. Nothing is kept of the answer.
+    pub(crate) fn wait_for_query(&self, topic: &Arc<str>, deadline: &Deadline) -> Result<QueryRoute, Error> {
+        let means = Means {
+            timeout: self.means.timeout.min(deadline.remaining(Instant::now())),
+            ..self.means.clone()
+        };
+        let (sender, receiver) = channel::bounded(1);
+        // The receiver may have gone when its deadline was over.
+        let then = move |found| drop(sender.try_send(found));
+        RouteQuery::start(means, Arc::clone(topic), Box::new(then));
+        match receiver.recv_deadline(deadline.at()) {
+            Ok(Found::Route(data)) => Ok(QueryRoute::new(Arc::clone(topic), data)),
+            Ok(Found::Unknown { address, remark }) => Err(Error::NoRoute {
+                topic: Arc::clone(topic),
+                reason: route_faults::not_there(&address, &remark).into(),
+            }),
+            Ok(Found::Nothing { tried, waited }) => Err(unreachable(topic, tried, waited)),
+            Err(_) => Err(self.late(topic, deadline.waited())),
+        }
+    }
+
+    /// Has a topic looked up again, and blocks until that is done or the deadline is over. Nothing happens if nobody has
+    /// wanted to know it so far.
+    pub(crate) fn wait_for_refresh(self: &Arc<Self>, topic: &Arc<str>, deadline: &Deadline) {
+        let (sender, receiver) = channel::bounded(1);
+        let mut table = self.table.lock();
+        let Some(entry) = table.topics.get_mut(topic) else {
+            return;
+        };
+        // The receiver may have gone when its deadline was over.
+        entry
+            .waiting
+            .push(Box::new(move |found| drop(sender.try_send(found))));
+        let start = entry.begin();
+        drop(table);
+        if start {
+            self.look_up(topic);
+        }
+        drop(receiver.recv_deadline(deadline.at()));
     }
 
     /// What whoever waits for a route reports when the time is over.
@@ -234,6 +286,7 @@ impl Routes {
     /// Looks all topics up again, and forgets those that nobody sends to, and what is known of brokers that are gone.
     pub(crate) fn refresh_all(self: &Arc<Self>) {
         let mut table = self.table.lock();
+        table.latest = None;
         table.topics.retain(|_, topic| topic.is_wanted());
         let mut to_ask = Vec::new();
         for (name, topic) in &mut table.topics {
@@ -272,7 +325,7 @@ impl Routes {
     }
 
     /// Some queue of a broker, whatever the topic.
-    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<PublishQueue> {
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<Arc<PublishQueue>> {
         let table = self.table.lock();
         let queue = table.routes().find_map(|route| route.queue_of(broker_name));
         queue.cloned()
@@ -313,6 +366,7 @@ impl Routes {
     pub(crate) fn close(&self) {
         let mut table = self.table.lock();
         table.closed = true;
+        table.latest = None;
         let topics = std::mem::take(&mut table.topics);
         drop(table);
         let waiting = topics.into_values().flat_map(|topic| topic.waiting);
@@ -386,6 +440,7 @@ impl Routes {
 
     fn settle(self: &Arc<Self>, topic: &Arc<str>, outcome: Outcome) {
         let mut table = self.table.lock();
+        table.latest = None;
         let Some(entry) = table.topics.get_mut(topic) else {
             return;
         };
@@ -420,14 +475,14 @@ impl Topic {
             doubtful_from: Instant::now(),
             is_doubted: false,
             unknown_refreshes: 0,
-            used: AtomicBool::new(true),
             idle_refreshes: 0,
             cursor: Arc::new(AtomicUsize::new(random_start())),
         }
     }
 
     fn is_wanted(&mut self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed) || self.look_up != LookUp::None;
+        let is_used = |route: &Arc<TopicRoute>| route.used.swap(false, Ordering::Relaxed);
+        let used = self.route.as_ref().is_some_and(is_used) || self.look_up != LookUp::None;
         self.idle_refreshes = if used { 0 } else { self.idle_refreshes + 1 };
         self.idle_refreshes < IDLE_REFRESHES
     }
@@ -461,13 +516,17 @@ impl Topic {
             {
                 (Ok(old), Change::None)
             }
+            (Outcome::Route(new), Some(old)) if old.is_same(&new) => {
+                // With all that is remembered in it.
+                self.unknown_refreshes = 0;
+                (Ok(old), Change::None)
+            }
             (Outcome::Route(new), old) => {
-                let is_same = old.is_some_and(|old| old.is_same(&new));
-                let change = if is_same {
-                    Change::None
-                } else {
-                    Change::New(new.queues.len(), new.brokers.len())
-                };
+                let change = Change::New(new.queues.len(), new.brokers.len());
+                if let Some(old) = old {
+                    new.used
+                        .store(old.used.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
                 let new = Arc::new(new);
                 self.unknown_refreshes = 0;
                 self.route = Some(Arc::clone(&new));
@@ -509,11 +568,15 @@ impl Change {
 
 impl Outcome {
     fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Self {
-        Self::Failed(Error::NameServersUnreachable {
-            topic: Arc::clone(topic),
-            waited,
-            tried: tried.into(),
-        })
+        Self::Failed(unreachable(topic, tried, waited))
+    }
+}
+
+fn unreachable(topic: &Arc<str>, tried: Vec<Error>, waited: Duration) -> Error {
+    Error::NameServersUnreachable {
+        topic: Arc::clone(topic),
+        waited,
+        tried: tried.into(),
     }
 }
 

@@ -17,7 +17,7 @@ fn route(queues: u32, from_template: bool) -> TopicRoute {
             perm: 6,
             topic_sys_flag: 0,
         }],
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     let make = if from_template {
         TopicRoute::from_template(&"t".into(), &data, queues, Arc::default())
@@ -119,13 +119,23 @@ fn one_look_up_at_a_time_is_begun() {
 #[test]
 fn a_topic_is_forgotten_when_nobody_has_sent_to_it_for_long() {
     let mut topic = Topic::new();
+    by_clock(&mut topic, Outcome::Route(route(4, false)));
+    let used = Arc::clone(topic.route.as_ref().unwrap());
     assert!(topic.is_wanted(), "just used");
     for _ in 1..IDLE_REFRESHES {
         assert!(topic.is_wanted());
     }
     assert!(!topic.is_wanted());
-    topic.used.store(true, Ordering::Relaxed);
+    used.used.store(true, Ordering::Relaxed);
     assert!(topic.is_wanted());
+    by_clock(&mut topic, Outcome::Route(route(8, false)));
+    assert!(
+        topic
+            .route
+            .as_ref()
+            .is_some_and(|new| !new.used.load(Ordering::Relaxed)),
+        "a new route is no use"
+    );
     topic.look_up = LookUp::UnderWay;
     for _ in 0..100 {
         assert!(topic.is_wanted(), "somebody waits for its look-up");

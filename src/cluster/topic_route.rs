@@ -1,12 +1,21 @@
 //! A topic route as senders use it: the queues that take messages, in the order in which every client numbers them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
-use super::broker_health::BrokerHealth;
+use super::{broker_health::BrokerHealth, logical_queues::logical_queues};
 use crate::{
     message::MessageQueue,
-    net::sync::AtomicUsize,
-    wire::request::route::{BrokerData, QueueData, RouteData},
+    net::{
+        connections::Link,
+        sync::{AtomicBool, AtomicUsize},
+    },
+    wire::{
+        request::route::{BrokerData, QueueData, RouteData},
+        template::Template,
+    },
 };
 
 /// The id of the master in a group of brokers.
@@ -16,31 +25,49 @@ pub(super) const MASTER_ID: i64 = 0;
 pub(super) const PERM_WRITE: u32 = 2;
 
 /// A broker that takes messages: the master of its group.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct RouteBroker {
     pub(crate) name: Arc<str>,
     pub(crate) address: Arc<str>,
     /// The cluster that it says it belongs to.
     pub(crate) cluster: Arc<str>,
+    /// The way to its connection.
+    pub(crate) link: Link,
+}
+
+impl PartialEq for RouteBroker {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.address == other.address
+    }
 }
 
 /// A queue that takes messages, with the broker that holds it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct PublishQueue {
     pub(crate) queue: Arc<MessageQueue>,
     pub(crate) broker: Arc<RouteBroker>,
+    pub(crate) templates: Arc<Templates>,
+}
+
+/// What the requests of all messages of one topic have in common, encoded when the first is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    pub(crate) send: OnceLock<Template>,
+    pub(crate) oneway: OnceLock<Template>,
 }
 
 /// Where messages of a topic can go. A snapshot: refreshing puts another in its place.
 #[derive(Debug)]
 pub(crate) struct TopicRoute {
     pub(crate) topic: Arc<str>,
-    pub(crate) queues: Vec<PublishQueue>,
+    pub(crate) queues: Vec<Arc<PublishQueue>>,
     /// The same queues as users see them, in the same order.
     pub(crate) listed: Vec<MessageQueue>,
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
+    /// A message has been sent since the last refresh.
+    pub(crate) used: AtomicBool,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
     /// How its brokers have been doing lately, if that is watched. It outlives the snapshot.
@@ -52,33 +79,36 @@ impl TopicRoute {
     /// broker takes messages.
     pub(crate) fn from_data(topic: &Arc<str>, data: &RouteData, cursor: Arc<AtomicUsize>) -> Option<Self> {
         let masters = masters(&data.broker_datas);
-        let queue_counts = match data.order_topic_conf.as_deref() {
-            Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
-            _ => writable_queue_counts(&data.queue_datas),
-        };
         let mut route = Self {
             topic: Arc::clone(topic),
             queues: Vec::new(),
             listed: Vec::new(),
             brokers: Vec::new(),
             from_template: false,
+            used: AtomicBool::new(true),
             cursor,
             health: None,
         };
-        for (broker_name, queue_count) in queue_counts {
-            let Some(broker) = masters.get(broker_name) else {
-                continue;
+        let templates = Arc::<Templates>::default();
+        let static_queues = logical_queues(topic, data);
+        if static_queues.is_empty() {
+            let queue_counts = match data.order_topic_conf.as_deref() {
+                Some(conf) if !conf.is_empty() => ordered_queue_counts(conf),
+                _ => writable_queue_counts(&data.queue_datas),
             };
-            if queue_count > 0 && !route.brokers.contains(broker) {
-                route.brokers.push(Arc::clone(broker));
+            for (broker_name, queue_count) in queue_counts {
+                let Some(broker) = masters.get(broker_name) else {
+                    continue;
+                };
+                for queue_id in 0..queue_count {
+                    let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
+                    route.add(queue, broker, &templates);
+                }
             }
-            for queue_id in 0..queue_count {
-                let queue = MessageQueue::new(Arc::clone(topic), Arc::clone(&broker.name), queue_id);
-                route.listed.push(queue.clone());
-                route.queues.push(PublishQueue {
-                    queue: Arc::new(queue),
-                    broker: Arc::clone(broker),
-                });
+        }
+        for (queue, broker_name) in static_queues {
+            if let Some(broker) = masters.get(broker_name) {
+                route.add(queue, broker, &templates);
             }
         }
         if route.queues.is_empty() {
@@ -86,6 +116,19 @@ impl TopicRoute {
         } else {
             Some(route)
         }
+    }
+
+    fn add(&mut self, queue: MessageQueue, broker: &Arc<RouteBroker>, templates: &Arc<Templates>) {
+        // Mostly queues of one broker come one after another.
+        if self.brokers.last() != Some(broker) && !self.brokers.contains(broker) {
+            self.brokers.push(Arc::clone(broker));
+        }
+        self.listed.push(queue.clone());
+        self.queues.push(Arc::new(PublishQueue {
+            queue: Arc::new(queue),
+            broker: Arc::clone(broker),
+            templates: Arc::clone(templates),
+        }));
     }
 
     /// Makes the route of a topic that does not exist yet from the template topic's: brokers create it with so many
@@ -124,25 +167,26 @@ impl TopicRoute {
     }
 
     /// Some queue of a broker, if it takes messages.
-    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&PublishQueue> {
+    pub(crate) fn queue_of(&self, broker_name: &str) -> Option<&Arc<PublishQueue>> {
         self.queues
             .iter()
             .find(|known| &*known.broker.name == broker_name)
     }
 
     /// The queue of a name, if messages can be sent to it.
-    pub(crate) fn find(&self, queue: &MessageQueue) -> Option<&PublishQueue> {
+    pub(crate) fn find(&self, queue: &MessageQueue) -> Option<&Arc<PublishQueue>> {
         self.queues.iter().find(|known| *known.queue == *queue)
     }
 }
 
-fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
+pub(super) fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBroker>> {
     let master = |data: &BrokerData| {
         let address = data.broker_addresses.get(&MASTER_ID)?;
         Some(Arc::new(RouteBroker {
             name: data.broker_name.as_str().into(),
             address: address.as_str().into(),
             cluster: data.cluster.as_str().into(),
+            link: Link::default(),
         }))
     };
     broker_datas
@@ -179,6 +223,7 @@ fn ordered_queue_counts(conf: &str) -> Vec<(&str, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::request::static_topic::QueueMapping;
 
     fn broker(name: &str, ids: &[i64]) -> BrokerData {
         BrokerData {
@@ -221,7 +266,7 @@ mod tests {
                 queues("a", 2, 6),
                 queues("ro", 2, 4),
             ],
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         let route = from_data(&data).unwrap();
         assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@b#0"]);
@@ -241,8 +286,40 @@ mod tests {
             broker_datas: vec![broker("b", &[0]), broker("a", &[0])],
             queue_datas: vec![queues("a", 8, 4)],
             order_topic_conf: Some("b:1;a:2;broken;gone:1;".to_owned()),
+            ..RouteData::default()
         };
         assert_eq!(names(&from_data(&data).unwrap()), ["t@b#0", "t@a#0", "t@a#1"]);
+    }
+
+    #[test]
+    fn a_static_topic_has_its_logical_queues_where_they_are_held_now() {
+        let mapping = |name: &str, epoch: i64, ids: &[(u32, u32)]| QueueMapping {
+            scope: "__global__".to_owned(),
+            broker_name: name.to_owned(),
+            total_queues: 4,
+            epoch,
+            current: ids.iter().copied().collect(),
+        };
+        let data = RouteData {
+            broker_datas: vec![broker("b", &[0]), broker("a", &[0]), broker("slave", &[1])],
+            queue_datas: vec![queues("a", 2, 6), queues("b", 2, 6)],
+            // Queue 1 has moved from b to a; nobody holds queue 2; queue 3 is on a broker without a master.
+            queue_mappings: vec![
+                mapping("b", 7, &[(0, 5), (1, 6)]),
+                mapping("a", 8, &[(1, 0)]),
+                mapping("slave", 8, &[(3, 0)]),
+            ],
+            ..RouteData::default()
+        };
+        let route = from_data(&data).unwrap();
+        assert_eq!(names(&route), ["t@__syslo__global__#0", "t@__syslo__global__#1"]);
+        let holders: Vec<_> = route.queues.iter().map(|known| &*known.broker.name).collect();
+        assert_eq!(holders, ["b", "a"]);
+        assert_eq!(route.brokers.len(), 2);
+        assert!(
+            route.queue_of("a").is_some(),
+            "the detector finds it by its real name"
+        );
     }
 
     #[test]
@@ -250,7 +327,7 @@ mod tests {
         let data = RouteData {
             broker_datas: vec![broker("a", &[0])],
             queue_datas: vec![queues("a", 8, 7)],
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         let route = TopicRoute::from_template(&"t".into(), &data, 4, Arc::default()).unwrap();
         assert_eq!(names(&route), ["t@a#0", "t@a#1", "t@a#2", "t@a#3"]);

@@ -143,6 +143,7 @@ pub(crate) fn refusal_delivery(code: ResponseCode, remark: &str) -> Delivery {
         | ResponseCode::INVALID_PARAMETER
         | ResponseCode::NO_BUYER_ID
         | ResponseCode::NOT_IN_CURRENT_UNIT
+        | ResponseCode::NOT_LEADER_FOR_QUEUE
         | ResponseCode::GO_AWAY => Delivery::Refused,
         ResponseCode::SYSTEM_ERROR if REFUSED_BEFORE_THE_LOG.iter().any(|text| remark.contains(text)) => {
             Delivery::Refused

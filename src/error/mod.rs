@@ -2,12 +2,14 @@
 //! message? No I/O happens here.
 
 mod attempts;
+mod brokers;
 mod delivery;
 mod no_reply;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub use attempts::{Attempt, FailedSend};
+pub use brokers::{BrokerFailure, FailedOnBrokers};
 pub use delivery::{Delivery, Phase, Written};
 pub(crate) use delivery::{is_access_refusal, is_busy_refusal};
 pub use no_reply::{NoReply, NoReplyCause};
@@ -29,6 +31,12 @@ pub enum Error {
     },
     /// The message breaks a rule. Nothing has left the process.
     InvalidMessage {
+        /// The rule that is broken, and the value.
+        reason: String,
+    },
+    /// What was asked for breaks a rule: an id that is none, a queue that does not exist, a time range turned round. No
+    /// broker was asked.
+    InvalidQuery {
         /// The rule that is broken, and the value.
         reason: String,
     },
@@ -101,6 +109,8 @@ pub enum Error {
     Failed(Box<FailedSend>),
     /// The request was sent, and no reply came: [`Error::delivery`] says whether a broker has stored the request.
     NoReply(Box<NoReply>),
+    /// Several brokers were asked, and not all did it: each is listed.
+    FailedOnBrokers(Box<FailedOnBrokers>),
     /// The producer is shut down, or was shut down before the send could be attempted.
     ShutDown,
     /// An ordered message before this one in the same queue ended without a verdict, so whether this one may follow cannot be
@@ -126,6 +136,8 @@ impl Error {
         match self {
             Self::InvalidConfig { .. }
             | Self::InvalidMessage { .. }
+            | Self::InvalidQuery { .. }
+            | Self::FailedOnBrokers(_)
             | Self::NameServersUnreachable { .. }
             | Self::NoRoute { .. }
             | Self::Connect { .. }
@@ -147,6 +159,7 @@ impl Error {
             Self::Refused { code, .. } => Some(*code),
             Self::Failed(failed) => failed.last_error().and_then(Self::response_code),
             Self::NoReply(no_reply) => no_reply.send_error().and_then(Self::response_code),
+            Self::FailedOnBrokers(failed) => failed.failed().last().and_then(|it| it.error.response_code()),
             _ => None,
         }
     }
@@ -157,6 +170,7 @@ impl Error {
             Self::Timeout { .. } => true,
             Self::Failed(failed) => failed.last_error().is_some_and(Self::is_timeout),
             Self::NoReply(no_reply) => matches!(no_reply.cause(), NoReplyCause::TimeOver),
+            Self::FailedOnBrokers(failed) => failed.failed().iter().any(|it| it.error.is_timeout()),
             _ => false,
         }
     }
@@ -215,6 +229,7 @@ impl fmt::Display for Error {
         match self {
             Self::InvalidConfig { setting, reason } => write!(f, "invalid setting {setting}: {reason}"),
             Self::InvalidMessage { reason } => write!(f, "invalid message: {reason}"),
+            Self::InvalidQuery { reason } => write!(f, "invalid query: {reason}"),
             Self::NameServersUnreachable { topic, waited, tried } => {
                 write!(
                     f,
@@ -270,6 +285,7 @@ impl fmt::Display for Error {
             }
             Self::Failed(failed) => failed.fmt(f),
             Self::NoReply(no_reply) => no_reply.fmt(f),
+            Self::FailedOnBrokers(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),
             Self::OrderEnded { queue } => write!(
                 f,
@@ -289,6 +305,7 @@ impl std::error::Error for Error {
             Self::NameServersUnreachable { tried, .. } => tried.last().map(|error| error as _),
             Self::Failed(failed) => failed.last_error().map(|error| error as _),
             Self::NoReply(no_reply) => no_reply.send_error().map(|error| error as _),
+            Self::FailedOnBrokers(failed) => failed.failed().last().map(|failure| &failure.error as _),
             _ => None,
         }
     }

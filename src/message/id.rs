@@ -4,28 +4,23 @@
 use std::{fmt, hash};
 
 /// The longest id of RocketMQ is 56 characters (28 bytes in hex, IPv6); a little room is left for servers to come.
-const CAPACITY: usize = 62;
+pub(crate) const ID_CAPACITY: usize = 62;
 
-/// Text of at most [`CAPACITY`] printable ASCII characters, stored inline.
+/// Text of at most [`ID_CAPACITY`] printable ASCII characters, stored inline.
 #[derive(Clone, Copy)]
 struct ShortText {
     length: u8,
-    bytes: [u8; CAPACITY],
+    bytes: [u8; ID_CAPACITY],
 }
 
 impl ShortText {
-    const EMPTY: Self = Self {
-        length: 0,
-        bytes: [0; CAPACITY],
-    };
-
-    fn from_text(text: &str) -> Option<Self> {
+    fn from_bytes(text: &[u8]) -> Option<Self> {
         let length = u8::try_from(text.len()).ok()?;
-        let mut bytes = [0; CAPACITY];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        text.bytes()
-            .all(|byte| byte.is_ascii_graphic())
-            .then_some(Self { length, bytes })
+        let mut bytes = [0; ID_CAPACITY];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        // Without leaving early, so that many bytes are looked at in one step.
+        let is_printable = text.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
+        is_printable.then_some(Self { length, bytes })
     }
 
     fn as_str(&self) -> &str {
@@ -47,16 +42,24 @@ macro_rules! id_type {
             /// Takes over an id in text form; `None` for text that is empty, longer than 62 bytes or not printable
             /// ASCII.
             pub fn from_text(text: &str) -> Option<Self> {
+                Self::from_bytes(text.as_bytes())
+            }
+
+            pub(crate) fn from_bytes(text: &[u8]) -> Option<Self> {
                 if text.is_empty() {
                     return None;
                 }
-                ShortText::from_text(text).map(Self)
+                ShortText::from_bytes(text).map(Self)
             }
 
-            /// Takes over digits that this library has made itself, which always fit.
-            pub(crate) fn from_digits(digits: &str) -> Self {
-                debug_assert!(ShortText::from_text(digits).is_some(), "{digits:?} is not an id");
-                Self(ShortText::from_text(digits).unwrap_or(ShortText::EMPTY))
+            /// Takes over digits that this library has made itself: the first `length` of them.
+            #[inline]
+            pub(crate) fn from_digits(digits: [u8; ID_CAPACITY], length: usize) -> Self {
+                debug_assert!(digits.iter().take(length).all(u8::is_ascii_hexdigit));
+                Self(ShortText {
+                    length: u8::try_from(length).unwrap_or_default(),
+                    bytes: digits,
+                })
             }
 
             /// The id as text, as RocketMQ's tools print it.
@@ -132,6 +135,13 @@ id_type! {
     /// ```
     #[doc(alias = "offsetMsgId")]
     OffsetMessageId
+}
+
+impl OffsetMessageId {
+    /// The same text in the place of an id that the sender has not given (as `MessageExt.getMsgId`).
+    pub(crate) fn for_sender(self) -> MessageId {
+        MessageId(self.0)
+    }
 }
 
 #[cfg(test)]

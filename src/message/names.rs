@@ -25,6 +25,31 @@ const SYSTEM_TOPICS: &[&str] = &[
     "OFFSET_MOVED_EVENT",
 ];
 
+/// Topics that only brokers may create, besides those: 5.x `TopicValidator.SYSTEM_TOPIC_SET`.
+const MORE_SYSTEM_TOPICS: &[&str] = &["BenchmarkTest", "RMQ_SYS_TRACE_TOPIC", "CHECKPOINT_TOPIC"];
+
+/// 5.x `TopicValidator.SYSTEM_TOPIC_PREFIX`.
+const SYSTEM_TOPIC_PREFIX: &str = "rmq_sys_";
+
+/// Checks a topic that is asked about, which may be a broker's own. `Err` names the rule and the value.
+pub(crate) fn check_known_topic(topic: &str) -> Result<(), String> {
+    check_name("topic", topic, MAX_TOPIC_LENGTH)
+}
+
+/// Checks a topic that is to be created. `Err` names the rule and the value.
+pub(crate) fn check_new_topic(topic: &str) -> Result<(), String> {
+    check_known_topic(topic)?;
+    let is_system_topic = SYSTEM_TOPICS.contains(&topic)
+        || MORE_SYSTEM_TOPICS.contains(&topic)
+        || topic.starts_with(SYSTEM_TOPIC_PREFIX);
+    if is_system_topic {
+        return Err(format!(
+            "topic {topic:?} belongs to the brokers; it cannot be created"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks a topic that messages are sent to. `Err` names the rule and the value.
 pub(crate) fn check_topic(topic: &str) -> Result<(), String> {
     check_name("topic", topic, MAX_TOPIC_LENGTH)?;

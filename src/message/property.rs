@@ -8,6 +8,19 @@ pub(crate) const TAGS: &str = "TAGS";
 pub(crate) const WAIT: &str = "WAIT";
 /// The client's message id.
 pub(crate) const UNIQ_KEY: &str = "UNIQ_KEY";
+/// `true`: a half message. This is what brokers look at, not the system flag.
+pub(crate) const TRAN_MSG: &str = "TRAN_MSG";
+/// The group whose producers may be asked what became of a half message.
+pub(crate) const PGROUP: &str = "PGROUP";
+/// The topic that a half or delayed message is for, set by the broker.
+pub(crate) const REAL_TOPIC: &str = "REAL_TOPIC";
+/// Its queue.
+pub(crate) const REAL_QID: &str = "REAL_QID";
+/// How often a broker has asked about a half message, set by the broker.
+pub(crate) const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
+
+/// What delays a message: the level of all releases, and the timers of 5.x.
+pub(crate) const DELAYS: &[&str] = &["DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
 
 /// Which request a reply belongs to.
 pub(crate) const CORRELATION_ID: &str = "CORRELATION_ID";
@@ -40,10 +53,10 @@ const RESERVED: &[&str] = &[
     UNIQ_KEY,
     "DELAY",
     "RETRY_TOPIC",
-    "REAL_TOPIC",
-    "REAL_QID",
-    "TRAN_MSG",
-    "PGROUP",
+    REAL_TOPIC,
+    REAL_QID,
+    TRAN_MSG,
+    PGROUP,
     "MIN_OFFSET",
     "MAX_OFFSET",
     "BUYER_ID",
@@ -92,7 +105,7 @@ const RESERVED: &[&str] = &[
     "DLQ_ORIGIN_TOPIC",
     "DLQ_ORIGIN_MESSAGE_ID",
     "TRAN_PREPARED_QUEUE_OFFSET",
-    "TRANSACTION_CHECK_TIMES",
+    TRANSACTION_CHECK_TIMES,
     "CHECK_IMMUNITY_TIME_IN_SECONDS",
     "__transactionId__",
 ];

@@ -28,6 +28,8 @@ pub(crate) struct StoredContent {
     pub(crate) flag: i32,
     pub(crate) sys_flag: i32,
     pub(crate) body: Vec<u8>,
+    /// Why the body is not as it was given to the sender.
+    pub(crate) still_compressed: Option<String>,
     /// One entry per name.
     pub(crate) properties: Vec<(String, String)>,
     pub(crate) born_timestamp_ms: i64,
@@ -49,9 +51,16 @@ impl StoredMessage {
         self.content.queue.topic()
     }
 
-    /// The body, as it was given to the sender.
+    /// The body, as it was given to the sender. One that was compressed is decompressed, if this crate is built with the
+    /// feature for it (`zlib`, `lz4`, `zstd`) and it takes at most 16 MiB: see [`Self::still_compressed`].
     pub fn body(&self) -> &[u8] {
         &self.content.body
+    }
+
+    /// Why the body is handed out compressed, as the broker stores it; `None` for a body that is as it was given to the
+    /// sender.
+    pub fn still_compressed(&self) -> Option<&str> {
+        self.content.still_compressed.as_deref()
     }
 
     /// The tags that consumers filter by.
@@ -88,7 +97,7 @@ impl StoredMessage {
     pub fn message_id(&self) -> MessageId {
         self.property(property::UNIQ_KEY)
             .and_then(MessageId::from_text)
-            .unwrap_or_else(|| MessageId::from_digits(self.content.offset_message_id.as_str()))
+            .unwrap_or_else(|| self.content.offset_message_id.for_sender())
     }
 
     /// The id that the broker gave it. For half and delayed messages it names the copy in the system topic.

@@ -1,16 +1,18 @@
-//! What a broker answers to everything but sends, which have a file of their own.
+//! What a broker answers to everything but sends and queries, which have files of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::header::Header;
+use crate::wire::request::end_transaction::ReceivedEndTransaction;
 use crate::wire::request::heartbeat::ReceivedHeartbeat;
 use crate::wire::request::unregister::ReceivedUnregister;
 
 use super::clients::Origin;
 use super::dialect::ServerVersion;
 use super::name_server::unsupported;
+use super::queries;
 use super::reply::{Reply, ReplyFields};
 use super::request_reply;
 use super::send_message;
@@ -54,12 +56,24 @@ pub(super) fn answer(
         RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => {
             Some(request_reply::answer(server, session, header, body))
         }
+        RequestCode::END_TRANSACTION => end_transaction(shared, session, header),
         RequestCode::HEART_BEAT => Some(heartbeat(shared, session, header, body)),
         RequestCode::UNREGISTER_CLIENT => Some(unregister(shared, session, header)),
-        _ => shared
-            .version
-            .broker_answers_unknown_codes()
-            .then(|| unsupported(header.code)),
+        _ => queries::answer(shared, session.origin.broker, header).or_else(|| {
+            let answers = shared.version.broker_answers_unknown_codes();
+            answers.then(|| unsupported(header.code))
+        }),
+    }
+}
+
+fn end_transaction(shared: &Shared, session: &Session, header: &Header<'_>) -> Option<Reply> {
+    match ReceivedEndTransaction::decode(header) {
+        Ok(request) => shared.transactions.end(shared, session.origin.broker, &request),
+        Err(error) => Some(Reply::refusal(
+            ResponseCode::SYSTEM_ERROR,
+            error.to_string(),
+            ReplyFields::None,
+        )),
     }
 }
 

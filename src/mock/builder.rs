@@ -3,16 +3,19 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::reply::reply_topic;
 
 use super::MockCluster;
+use super::checker::Checker;
 use super::dialect::ServerVersion;
 use super::rules::ServerId;
 use super::server::RunningServer;
 use super::shared::{BrokerPlace, CLUSTER_NAME, Shared};
 use super::store::Store;
 use super::topics::Topics;
+use super::transactions::CheckTimes;
 
 /// Brokers are called `broker-a` to `broker-z`.
 const MAX_BROKERS: usize = 26;
@@ -28,6 +31,13 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 4 << 20;
 
 /// Room for a few million small messages.
 const DEFAULT_STORE_LIMIT: u64 = 1 << 30;
+
+/// `transactionTimeOut`, `transactionCheckInterval` and `transactionCheckMax` of 4.7.0.
+const DEFAULT_CHECK_TIMES: CheckTimes = CheckTimes {
+    first_after: Duration::from_secs(6),
+    interval: Duration::from_secs(60),
+    most: 15,
+};
 
 /// Settings of an embedded cluster.
 ///
@@ -55,6 +65,7 @@ pub struct MockClusterBuilder {
     max_message_size: usize,
     store_limit: u64,
     keep_messages: bool,
+    check_times: CheckTimes,
 }
 
 impl MockClusterBuilder {
@@ -68,6 +79,7 @@ impl MockClusterBuilder {
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
             store_limit: DEFAULT_STORE_LIMIT,
             keep_messages: true,
+            check_times: DEFAULT_CHECK_TIMES,
         }
     }
 
@@ -124,6 +136,33 @@ impl MockClusterBuilder {
         self
     }
 
+    /// Sets when producers are asked about a half message that nobody has ended: how old it is the first time, how long it
+    /// takes until the next, and how often they are asked before it is given up. Default 6 s, 60 s and 15 times, as brokers
+    /// of 4.7.0 do. See also [`MockCluster::check_transactions`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rocketmq_producer::mock::MockCluster;
+    ///
+    /// let (first_after, interval) = (Duration::from_millis(100), Duration::from_millis(500));
+    /// let cluster = MockCluster::builder().transaction_checks(first_after, interval, 3).start()?;
+    /// assert_eq!(cluster.open_transactions(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn transaction_checks(
+        mut self,
+        first_after: Duration,
+        interval: Duration,
+        most: u32,
+    ) -> MockClusterBuilder {
+        self.check_times = CheckTimes {
+            first_after,
+            interval,
+            most,
+        };
+        self
+    }
+
     /// Starts the cluster on free ports of 127.0.0.1.
     ///
     /// # Errors
@@ -155,12 +194,14 @@ impl MockClusterBuilder {
             places,
             topics,
             Store::new(self.keep_messages.then_some(self.store_limit)),
+            self.check_times,
         ));
         // Dropped on an error below, it ends the servers that run by then.
         let mut cluster = MockCluster {
             shared: Arc::clone(&shared),
             name_servers: Vec::new(),
             brokers: Vec::new(),
+            checker: None,
         };
         for (index, (name, listener)) in names.into_iter().zip(brokers).enumerate() {
             let shared = Arc::clone(&shared);
@@ -171,6 +212,8 @@ impl MockClusterBuilder {
                 shared,
             )?);
         }
+        let servers = cluster.brokers.iter().map(|running| Arc::clone(&running.server));
+        cluster.checker = Some(Checker::start(&shared, servers.collect())?);
         for (index, listener) in name_servers.into_iter().enumerate() {
             let name = format!("name-server-{}", index + 1).into();
             let shared = Arc::clone(&shared);

@@ -142,6 +142,15 @@ impl Clients {
         }
     }
 
+    /// The connections of the producers of a group at a broker, in the order in which they were made.
+    pub(super) fn producers(&self, broker: usize, group: &str) -> Vec<u64> {
+        let registered = self.registered.lock();
+        let of_group = registered.iter().filter(|((origin, _), registration)| {
+            origin.broker == broker && registration.producer_groups.contains(group)
+        });
+        of_group.map(|((origin, _), _)| origin.connection).collect()
+    }
+
     /// The connection is closed.
     pub(super) fn closed(&self, origin: Origin) {
         let mut gone = Vec::new();

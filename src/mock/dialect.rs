@@ -67,6 +67,9 @@ const FORBIDDEN_TOPICS_OF_5_5_0: [&str; 2] = [
     "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
 ];
 
+/// Topics that nobody may create, besides those (`TopicValidator.SYSTEM_TOPIC_SET` of 4.9.7).
+const SYSTEM_TOPICS: [&str; 2] = ["BenchmarkTest", "RMQ_SYS_TRACE_TOPIC"];
+
 impl ServerVersion {
     /// The release as the header of a reply tells it (`MQVersion.Version`).
     pub(super) fn ordinal(self) -> i32 {
@@ -142,16 +145,45 @@ impl ServerVersion {
         format!("topic[{topic}] not exist, apply first please!{}", self.advice())
     }
 
-    /// Refuses a topic that `TopicValidator` of this release refuses.
+    /// Refuses a topic that `TopicValidator` of this release refuses to have messages sent to.
     pub(super) fn check_topic(self, topic: &str) -> Result<(), (ResponseCode, String)> {
+        self.check_topic_name(topic)?;
+        let is_forbidden = FORBIDDEN_TOPICS.contains(&topic)
+            || self == ServerVersion::V5_5_0 && FORBIDDEN_TOPICS_OF_5_5_0.contains(&topic);
+        // 4.7.0 does not refuse its system topics.
+        if is_forbidden && self != ServerVersion::V4_7_0 {
+            return Err((
+                ResponseCode::NO_PERMISSION,
+                format!("Sending message to topic[{topic}] is forbidden."),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a topic that an administrator may not create (`AdminBrokerProcessor.updateAndCreateTopic`).
+    pub(super) fn check_new_topic(self, topic: &str) -> Result<(), (ResponseCode, String)> {
+        if self == ServerVersion::V4_7_0 && topic == super::shared::CLUSTER_NAME {
+            let remark = format!("the topic[{topic}] is conflict with system reserved words.");
+            return Err((ResponseCode::SYSTEM_ERROR, remark));
+        }
+        self.check_topic_name(topic)?;
+        let is_system_topic = topic == super::topics::TEMPLATE_TOPIC
+            || FORBIDDEN_TOPICS.contains(&topic)
+            || SYSTEM_TOPICS.contains(&topic)
+            || topic.starts_with("rmq_sys_");
+        if is_system_topic && self != ServerVersion::V4_7_0 {
+            let remark = format!("The topic[{topic}] is conflict with system topic.");
+            return Err((self.bad_argument(), remark));
+        }
+        Ok(())
+    }
+
+    /// Refuses what is no name of a topic.
+    fn check_topic_name(self, topic: &str) -> Result<(), (ResponseCode, String)> {
         let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte);
         let named = |what: &str| match self {
             ServerVersion::V4_7_0 | ServerVersion::V4_9_7 => format!("The specified topic {what}"),
             ServerVersion::V5_5_0 => format!("The specified topic: {topic}, {what}"),
-        };
-        let is_forbidden = || {
-            FORBIDDEN_TOPICS.contains(&topic)
-                || self == ServerVersion::V5_5_0 && FORBIDDEN_TOPICS_OF_5_5_0.contains(&topic)
         };
         if topic.trim().is_empty() {
             Err((self.bad_argument(), "The specified topic is blank.".to_owned()))
@@ -164,18 +196,10 @@ impl ServerVersion {
                 ServerVersion::V5_5_0 => named("is longer than topic max length: 127"),
             };
             Err((self.bad_argument(), remark))
-        } else if self == ServerVersion::V4_7_0 {
-            // Only 4.7.0 refuses its template, and only the later ones their system topics.
-            if topic == super::topics::TEMPLATE_TOPIC {
-                let remark = "The specified topic is conflict with AUTO_CREATE_TOPIC_KEY_TOPIC.".to_owned();
-                return Err((ResponseCode::SYSTEM_ERROR, remark));
-            }
-            Ok(())
-        } else if is_forbidden() {
-            Err((
-                ResponseCode::NO_PERMISSION,
-                format!("Sending message to topic[{topic}] is forbidden."),
-            ))
+        } else if self == ServerVersion::V4_7_0 && topic == super::topics::TEMPLATE_TOPIC {
+            // Only 4.7.0 refuses its template.
+            let remark = "The specified topic is conflict with AUTO_CREATE_TOPIC_KEY_TOPIC.".to_owned();
+            Err((ResponseCode::SYSTEM_ERROR, remark))
         } else {
             Ok(())
         }

@@ -21,8 +21,10 @@
 //! # What it does
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
-//! `SEND_BATCH_MESSAGE`, `SEND_REPLY_MESSAGE` and its V2, `HEART_BEAT` and `UNREGISTER_CLIENT`; topics are created by sends, batches are unpacked,
-//! and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
+//! `SEND_BATCH_MESSAGE`, `SEND_REPLY_MESSAGE` and its V2, `END_TRANSACTION`, `HEART_BEAT` and `UNREGISTER_CLIENT`, and the queries of producers:
+//! `GET_MIN_OFFSET`, `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`, `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`,
+//! `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, half messages are kept
+//! out of sight and asked about, and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
 //! does not know.
 //!
 //! # What goes wrong on demand
@@ -68,10 +70,13 @@
 //!
 //! # What it does not do
 //!
-//! - Delayed, timed and half messages are stored like any other, under the topic they were sent to. Requests to end
-//!   a transaction, and all that consumers and administrators send are unknown to it.
+//! - Delayed and timed messages are stored like any other, under the topic they were sent to. All that
+//!   consumers and administrators send are unknown to it.
+//! - Each half message is asked about by its own clock; real brokers look at all of them now and then. One that only the
+//!   system flag calls half is stored like any other.
 //! - A broker answers a reply as soon as it has pushed it; real ones wait up to 10 s for the requester to take it.
 //! - Each broker is a master without slaves. There is no access control and no TLS.
+//! - A message is in the index at once, and the smallest offset of a queue is always 0. No topic is static.
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
 //! - For a negative queue id a queue is chosen in turn. A 4.7.0 broker may store a negative id.
 //! - A broker does not close a connection that sends no heartbeat.
@@ -87,6 +92,7 @@
 mod action;
 mod broker;
 mod builder;
+mod checker;
 mod clients;
 mod connection;
 mod controls;
@@ -96,6 +102,7 @@ mod line;
 mod message;
 mod name_server;
 mod push;
+mod queries;
 mod reply;
 mod request_reply;
 mod requests;
@@ -107,6 +114,7 @@ mod server;
 mod shared;
 mod store;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -126,6 +134,7 @@ pub use self::requests::MockRequest;
 pub use self::rule_builder::MockRuleBuilder;
 pub use self::rules::MockRule;
 
+use self::checker::Checker;
 use self::server::RunningServer;
 use self::shared::Shared;
 use crate::code::RequestCode;
@@ -149,6 +158,7 @@ pub struct MockCluster {
     shared: Arc<Shared>,
     name_servers: Vec<RunningServer>,
     brokers: Vec<RunningServer>,
+    checker: Option<Checker>,
 }
 
 impl MockCluster {
@@ -316,6 +326,8 @@ impl MockCluster {
 
 impl Drop for MockCluster {
     fn drop(&mut self) {
+        // It sends to those that end next.
+        drop(self.checker.take());
         // All are told before the first is waited for.
         for running in self.servers() {
             running.begin_stop();

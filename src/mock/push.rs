@@ -165,6 +165,11 @@ impl Pushes {
         opaque
     }
 
+    /// The number for a request that is not answered.
+    pub(super) fn next_oneway(&self) -> i32 {
+        self.next(true, &Arc::default())
+    }
+
     /// Takes a client's answer in.
     pub(super) fn answered(&self, server: &Server, line: &Line, header: &Header<'_>, body: &[u8]) {
         let answers = self.state.lock().sent.get(&header.opaque).cloned();

@@ -28,6 +28,15 @@ pub(super) enum ReplyFields {
     /// What 5.5.0 says to a heartbeat.
     Heartbeat,
     Stored(StoredFields),
+    /// Of a query of a queue.
+    Offset(i64),
+    /// Of the query of a queue's oldest message; -1: there is none.
+    Timestamp(i64),
+    /// How far the index reaches, of a query by key.
+    Index {
+        until_ms: i64,
+        offset: i64,
+    },
 }
 
 /// What the answer to a stored send says (`SendMessageResponseHeader`).
@@ -96,6 +105,12 @@ impl ReplyFields {
         match self {
             ReplyFields::None => {}
             ReplyFields::Region => write_region(writer),
+            ReplyFields::Offset(offset) => writer.number("offset", *offset),
+            ReplyFields::Timestamp(timestamp_ms) => writer.number("timestamp", *timestamp_ms),
+            ReplyFields::Index { until_ms, offset } => {
+                writer.number("indexLastUpdateTimestamp", *until_ms);
+                writer.number("indexLastUpdatePhyoffset", *offset);
+            }
             ReplyFields::Heartbeat => {
                 writer.boolean("IS_SUPPORT_HEART_BEAT_V2", true);
                 writer.boolean("IS_SUB_CHANGE", true);

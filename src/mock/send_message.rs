@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::property::{self, CLUSTER};
 use crate::wire::header::Header;
-use crate::wire::id::{id_milliseconds, offset_message_id, unique_key};
+use crate::wire::id::{UniqueKeyPrefix, id_milliseconds, offset_message_id};
 use crate::wire::message::{BatchElements, MAX_PROPERTIES_LENGTH};
 use crate::wire::properties;
 use crate::wire::request::send_message::ReceivedSend;
@@ -20,6 +20,7 @@ use super::reply::{Reply, ReplyFields, StoredFields};
 use super::shared::{BrokerPlace, CLUSTER_NAME, REGION_ID, Shared};
 use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
+use super::transactions::Transactions;
 
 /// The region that stored it (`MessageConst.PROPERTY_MSG_REGION`).
 const MSG_REGION: &str = "MSG_REGION";
@@ -163,10 +164,14 @@ fn keep(
         producer_group: &session.producer_group,
     };
     let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
-    let place = shared
-        .store
-        .put(&incoming, &items)
-        .map_err(|_full| refuse(shared.version.disk_full()))?;
+    let disk_full = |_| refuse(shared.version.disk_full());
+    let place = match items.as_slice() {
+        [item] if !send.batch && Transactions::is_half(shared.version, item.properties) => shared
+            .transactions
+            .prepare(shared, &incoming, item)
+            .map_err(disk_full)?,
+        items => shared.store.put(&incoming, items).map_err(disk_full)?,
+    };
     Ok(StoredFields {
         message_ids: message_ids(broker_address, &topic, place.physical_offset, &items),
         queue_id,
@@ -426,7 +431,8 @@ fn unique_key_at(shared: &Shared, address: SocketAddr, now: u64) -> String {
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
     let tag = u32::from(address.port());
-    unique_key(address.ip(), pid, tag, id_milliseconds(now), counter)
+    UniqueKeyPrefix::new(address.ip(), pid, tag)
+        .key(id_milliseconds(now), counter)
         .as_str()
         .to_owned()
 }

@@ -111,6 +111,12 @@ impl Server {
         self.requests.lock().get(&code).copied().unwrap_or(0)
     }
 
+    /// Whether it runs at all.
+    pub(super) fn is_up(&self) -> bool {
+        let connections = self.connections.lock();
+        !connections.stopping && !connections.is_paused
+    }
+
     /// The connections that are open.
     pub(super) fn lines(&self) -> Vec<Arc<Line>> {
         let open: Vec<_> = self.connections.lock().open.values().cloned().collect();

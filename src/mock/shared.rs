@@ -11,6 +11,7 @@ use super::request_reply::Repliers;
 use super::rules::Faults;
 use super::store::Store;
 use super::topics::Topics;
+use super::transactions::{CheckTimes, Transactions};
 
 /// The cluster that every broker belongs to, as brokers name it by default.
 pub(super) const CLUSTER_NAME: &str = "DefaultCluster";
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) brokers: Vec<BrokerPlace>,
     pub(super) topics: Topics,
     pub(super) store: Store,
+    pub(super) transactions: Transactions,
     pub(super) clients: Clients,
     pub(super) events: Events,
     pub(super) faults: Faults,
@@ -77,6 +79,7 @@ impl Shared {
         brokers: Vec<BrokerPlace>,
         topics: Topics,
         store: Store,
+        check_times: CheckTimes,
     ) -> Shared {
         Shared {
             version,
@@ -84,6 +87,7 @@ impl Shared {
             brokers,
             topics,
             store,
+            transactions: Transactions::new(check_times),
             clients: Clients::default(),
             events: Events::default(),
             faults: Faults::default(),

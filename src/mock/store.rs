@@ -233,6 +233,30 @@ impl Store {
         records.find(is_there).cloned()
     }
 
+    /// The offset that the next message of a queue gets.
+    pub(super) fn next_offset(&self, topic: &str, broker: usize, queue_id: u32) -> u64 {
+        let state = self.state.lock();
+        let log = state.topics.get(topic);
+        let next = log.and_then(|log| log.next_offsets.get(&(broker, queue_id)));
+        next.copied().unwrap_or(0)
+    }
+
+    /// All messages of a broker with their topics, in the order of its commit log.
+    pub(super) fn of_broker(&self, broker: usize) -> Vec<(Arc<str>, Record)> {
+        let state = self.state.lock();
+        let of_topic = |(topic, log): (&Arc<str>, &TopicLog)| {
+            let records = log.segments.iter().flatten();
+            let of_broker = records.filter(|record| record.broker == broker);
+            of_broker
+                .map(|record| (Arc::clone(topic), record.clone()))
+                .collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = state.topics.iter().flat_map(of_topic).collect();
+        drop(state);
+        all.sort_by_key(|(_, record)| record.physical_offset);
+        all
+    }
+
     /// How many messages of a topic were stored, kept or not.
     pub(super) fn count(&self, topic: &str) -> u64 {
         self.state.lock().topics.get(topic).map_or(0, |log| log.count)

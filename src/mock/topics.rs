@@ -8,8 +8,13 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::shared::CLUSTER_NAME;
+
 /// The topic whose settings new topics are created from (`TopicValidator.AUTO_CREATE_TOPIC_KEY_TOPIC`).
 pub(super) const TEMPLATE_TOPIC: &str = "TBW102";
+
+/// Queues of the topic that has the cluster's name (`TopicConfig`).
+const CLUSTER_TOPIC_QUEUES: u32 = 16;
 
 /// Readable and writable (`PermName.PERM_READ | PERM_WRITE`).
 const PERM_READ_WRITE: u32 = 6;
@@ -49,12 +54,17 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    /// An empty table, or one with the template topic, which has `template_queues` queues on each broker.
+    /// A table with the topic that has the cluster's name, and maybe with the template topic, which has `template_queues`
+    /// queues on each broker.
     pub(super) fn new(brokers: usize, template_queues: Option<u32>) -> Topics {
         let topics = Topics {
             brokers,
             table: RwLock::new(HashMap::new()),
         };
+        topics.insert(
+            CLUSTER_NAME,
+            TopicSettings::new(CLUSTER_TOPIC_QUEUES, PERM_READ_WRITE | PERM_INHERIT, 0),
+        );
         if let Some(queues) = template_queues {
             topics.insert(
                 TEMPLATE_TOPIC,
@@ -88,6 +98,17 @@ impl Topics {
                 settings.write_queue_nums = queues;
             }
             settings.perm = perm.unwrap_or(settings.perm);
+        }
+    }
+
+    /// Sets what one broker knows of a topic.
+    pub(super) fn put(&self, broker: usize, topic: &str, settings: TopicSettings) {
+        let mut table = self.table.write();
+        let by_broker = table
+            .entry(topic.into())
+            .or_insert_with(|| vec![None; self.brokers]);
+        if let Some(place) = by_broker.get_mut(broker) {
+            *place = Some(settings);
         }
     }
 

@@ -15,17 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod notify;
 mod reader;
 
-pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use super::{
+    company::Company,
     in_flight::{AtomicMoment, Due, Entry, InFlight, Moment, ONEWAY_OPAQUE, Refusal},
     inbound::{Handled, InboundRequest},
     meter::Meter,
     outgoing::{Next, Outgoing, Rejected, Remains, WRITE_TICK},
     sync::{AtomicBool, AtomicU64, Mutex, Ordering},
-    waiter::{Outcome, Waiter},
+    waiter::{Outcome, Waiter, WakeUps},
 };
+pub(crate) use super::{end_cause::EndCause, in_flight::Alarm, outgoing::Manner};
 use crate::{
     code::RequestCode,
     error::{Error, Phase, Written},
@@ -49,6 +51,21 @@ pub(crate) struct ConnectionSettings {
     pub(crate) half_open_after: Duration,
 }
 
+impl ConnectionSettings {
+    /// What every request begins with.
+    pub(crate) fn envelope(&self, code: RequestCode, opaque: i32, flag: i32) -> Envelope<'static> {
+        Envelope {
+            code: code.value(),
+            opaque,
+            flag,
+            language: self.language,
+            version: self.version,
+            remark: None,
+            serialization: self.serialization,
+        }
+    }
+}
+
 /// What a connection tells the producer about itself.
 pub(crate) trait Events: Send + Sync {
     /// A request was registered that the timer has to look at.
@@ -59,11 +76,36 @@ pub(crate) trait Events: Send + Sync {
     fn ended(&self, connection: &Connection, cause: &EndCause, oneway_unwritten: usize);
 }
 
+/// What can be sent as one frame.
+pub(crate) trait Frame {
+    fn code(&self) -> RequestCode;
+
+    /// An estimate of its bytes.
+    fn size(&self) -> usize;
+
+    /// Appends the frame.
+    fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError>;
+}
+
 /// A request to send.
 pub(crate) struct Request<'a, F> {
     pub(crate) code: RequestCode,
     pub(crate) write_fields: F,
     pub(crate) body: &'a [u8],
+}
+
+impl<F: FnOnce(&mut FieldWriter<'_>)> Frame for Request<'_, F> {
+    fn code(&self) -> RequestCode {
+        self.code
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
+        encode_frame(out, envelope, self.write_fields, self.body)
+    }
 }
 
 /// Who waits for the answer of a request, and how long.
@@ -99,6 +141,7 @@ pub(crate) struct Connection {
     events: Arc<dyn Events>,
     epoch: Instant,
     outgoing: Outgoing,
+    company: Company,
     in_flight: InFlight,
     cause: OnceLock<EndCause>,
     /// When the first request was taken in since a whole frame came last, or when the frame began that is not whole yet.
@@ -107,6 +150,8 @@ pub(crate) struct Connection {
     spoken: AtomicBool,
     /// The broker has said that it shuts down, and takes no more requests here.
     going_away: AtomicBool,
+    /// Another connection takes its place: it is not handed out any more.
+    retired: AtomicBool,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
     counters: Counters,
@@ -138,6 +183,7 @@ impl Connection {
             stream,
             epoch,
             outgoing: Outgoing::new(),
+            company: Company::new(epoch),
             in_flight: InFlight::new(epoch, settings.in_flight_limit),
             settings,
             events,
@@ -145,6 +191,7 @@ impl Connection {
             unheard_since: AtomicMoment::new(Moment::NEVER),
             spoken: AtomicBool::new(false),
             going_away: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             writer: Mutex::new(None),
             reader: Mutex::new(None),
             counters: Counters::default(),
@@ -169,6 +216,15 @@ impl Connection {
 
     pub(crate) fn is_live(&self) -> bool {
         self.cause.get().is_none()
+    }
+
+    /// Whether requests may still be sent on it.
+    pub(super) fn is_handed_out(&self) -> bool {
+        self.is_live() && !self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Whether the broker wants to be asked on another connection (`GO_AWAY` of 5.x).
@@ -218,17 +274,16 @@ impl Connection {
 
     /// Registers and sends a request. After `Ok` its waiter is completed exactly once, maybe before this returns; after
     /// `Err` never.
-    pub(crate) fn request<F: FnOnce(&mut FieldWriter<'_>)>(
+    pub(crate) fn request(
         self: &Arc<Self>,
-        request: Request<'_, F>,
+        frame: impl Frame,
         waiting: &Waiting<'_>,
         manner: Manner,
+        now: Instant,
     ) -> Result<i32, Error> {
-        let began = Instant::now();
         let mut opaque = 0;
         let is_attempt = waiting.waiter.judge().is_some();
-        let next = self.outgoing.append(manner, request.body.len(), |out| {
-            let now = Instant::now();
+        let next = self.outgoing.append(manner, frame.size(), now, |out| {
             opaque = self
                 .in_flight
                 .register(waiting.waiter, waiting.ticket, waiting.alarm, now)
@@ -236,16 +291,8 @@ impl Connection {
                     Refusal::Ended => Unwritten::Ended,
                     Refusal::Full => Unwritten::Full,
                 })?;
-            let encoded = self.encode(
-                out,
-                request.code.value(),
-                opaque,
-                0,
-                None,
-                request.write_fields,
-                request.body,
-            );
-            encoded.map_err(|error| {
+            let envelope = self.settings.envelope(frame.code(), opaque, 0);
+            frame.encode(out, &envelope).map_err(|error| {
                 drop(self.in_flight.take(opaque));
                 Unwritten::Wire(error)
             })?;
@@ -264,7 +311,7 @@ impl Connection {
                 Ok(opaque)
             }
             Err(rejected) => {
-                let error = self.rejection(rejected, began);
+                let error = self.rejection(rejected, now);
                 if is_attempt && !matches!(error, Error::InvalidMessage { .. }) {
                     self.meter.turned_away(&error);
                 }
@@ -274,25 +321,17 @@ impl Connection {
     }
 
     /// Sends a request that is never answered. `Ok` means that the connection has taken it over, not that it is written.
-    pub(crate) fn oneway<F: FnOnce(&mut FieldWriter<'_>)>(
+    pub(crate) fn oneway(
         self: &Arc<Self>,
-        request: Request<'_, F>,
+        frame: impl Frame,
         until: Instant,
+        now: Instant,
     ) -> Result<(), Error> {
-        let now = Instant::now();
         let next = self
             .outgoing
-            .append(Manner::Queued { until }, request.body.len(), |out| {
-                self.encode(
-                    out,
-                    request.code.value(),
-                    ONEWAY_OPAQUE,
-                    FLAG_ONEWAY,
-                    None,
-                    request.write_fields,
-                    request.body,
-                )
-                .map_err(Unwritten::Wire)?;
+            .append(Manner::Queued { until }, frame.size(), now, |out| {
+                let envelope = self.settings.envelope(frame.code(), ONEWAY_OPAQUE, FLAG_ONEWAY);
+                frame.encode(out, &envelope).map_err(Unwritten::Wire)?;
                 Ok(None)
             });
         match next {
@@ -337,14 +376,17 @@ impl Connection {
         if written.contains(&Some(Written::All)) {
             self.suspect();
         }
+        let mut wake_ups = WakeUps::default();
         for (due, written) in due.into_iter().zip(written) {
             match due {
-                Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue),
+                Due::Share(waiter, ticket) => waiter.complete(ticket, Outcome::Overdue, &mut wake_ups),
                 Due::Over(entry) => {
                     let waited = entry.registered.until(Moment::new(self.epoch, now));
                     let error = self.timeout(written.unwrap_or(Written::All), waited);
                     self.count_unanswered(&entry, &error);
-                    entry.waiter.complete(entry.ticket, Outcome::Failed(error));
+                    entry
+                        .waiter
+                        .complete(entry.ticket, Outcome::Failed(error), &mut wake_ups);
                 }
             }
         }
@@ -384,47 +426,25 @@ impl Connection {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a frame, which exist only here"
-    )]
-    fn encode(
-        &self,
-        out: &mut Vec<u8>,
-        code: i32,
-        opaque: i32,
-        flag: i32,
-        remark: Option<&str>,
-        write_fields: impl FnOnce(&mut FieldWriter<'_>),
-        body: &[u8],
-    ) -> Result<(), WireError> {
-        let ConnectionSettings {
-            language,
-            version,
-            serialization,
-            ..
-        } = self.settings;
-        let envelope = Envelope {
-            code,
-            opaque,
-            flag,
-            language,
-            version,
-            remark,
-            serialization,
-        };
-        encode_frame(out, &envelope, write_fields, body)
-    }
-
     fn carry_out(self: &Arc<Self>, next: Next) {
         match next {
             Next::Nothing => {}
             Next::WriterThread => self.ensure_writer(),
-            Next::Write(piece) => match self.outgoing.write(&self.stream, piece) {
-                Ok(false) => {}
-                Ok(true) => self.ensure_writer(),
-                Err(error) => self.end(EndCause::Io(Arc::new(error)), true),
-            },
+            Next::Write => {
+                // Others are in flight, so some of their senders may be about to send again: they are let through first, and
+                // all go out in one system call. Alone, nobody is waited for.
+                if self.in_flight.waiting() > 1 {
+                    self.company.let_through();
+                }
+                let Some(piece) = self.outgoing.begin_write() else {
+                    return;
+                };
+                match self.outgoing.write(&self.stream, piece) {
+                    Ok(false) => {}
+                    Ok(true) => self.ensure_writer(),
+                    Err(error) => self.end(EndCause::Io(Arc::new(error)), true),
+                }
+            }
         }
     }
 
@@ -487,13 +507,16 @@ impl Connection {
                 .remember(cause.error(&self.address, Written::Nothing, self.epoch.elapsed()));
         }
         let now = Moment::new(self.epoch, Instant::now());
+        let mut wake_ups = WakeUps::default();
         for entry in entries {
             let known = unfinished.binary_search_by_key(&entry.opaque, |(opaque, _)| *opaque);
             let known = known.ok().and_then(|index| unfinished.get(index));
             let written = known.map_or(Written::All, |(_, written)| *written);
             let error = cause.error(&self.address, written, entry.registered.until(now));
             self.count_unanswered(&entry, &error);
-            entry.waiter.complete(entry.ticket, Outcome::Failed(error));
+            entry
+                .waiter
+                .complete(entry.ticket, Outcome::Failed(error), &mut wake_ups);
         }
     }
 

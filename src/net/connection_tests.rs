@@ -66,7 +66,7 @@ impl Counting {
 }
 
 impl Waiter for Counting {
-    fn complete(self: Arc<Self>, _: u32, outcome: Outcome<'_>) {
+    fn complete(self: Arc<Self>, _: u32, outcome: Outcome<'_>, _: &mut WakeUps) {
         match outcome {
             Outcome::Reply { .. } => {
                 self.replies.fetch_add(1, Ordering::SeqCst);
@@ -128,7 +128,7 @@ fn send(
         ticket: 0,
         alarm,
     };
-    connection.request(request, &waiting, manner)
+    connection.request(request, &waiting, manner, Instant::now())
 }
 
 fn answer(mut peer: &TcpStream, opaque: i32) -> io::Result<()> {
@@ -361,11 +361,11 @@ fn requests_that_end_together_do_not_spoil_each_others_verdict() {
     };
     send(&connection, &written, alarm(until), manner, b"x").unwrap();
     // Nobody writes these: the writer role is taken.
-    let role = connection.outgoing.append::<()>(manner, 1, |out| {
+    let role = connection.outgoing.append::<()>(manner, 1, now, |out| {
         out.push(0);
         Ok(None)
     });
-    assert!(matches!(role, Ok(Next::Write(_))));
+    assert!(matches!(role, Ok(Next::Write)));
     let pending: Vec<_> = (0..5)
         .map(|_| {
             let waiter = Arc::<Counting>::default();
@@ -401,7 +401,7 @@ fn one_way_frames_that_die_with_the_connection_are_counted() {
             write_fields: |_: &mut FieldWriter<'_>| {},
             body,
         };
-        connection.oneway(request, Instant::now() + PATIENCE)
+        connection.oneway(request, Instant::now() + PATIENCE, Instant::now())
     };
     let (sender, receiver) = mpsc::channel();
     let reading = peer.try_clone().unwrap();
@@ -433,6 +433,7 @@ fn one_way_frames_that_die_with_the_connection_are_counted() {
                 body: &large,
             },
             Instant::now() + Duration::from_millis(100),
+            Instant::now(),
         )
         .is_ok()
     {

@@ -9,8 +9,8 @@
 
 use std::{
     collections::HashMap,
-    io,
-    sync::{Arc, OnceLock},
+    fmt, io,
+    sync::{Arc, OnceLock, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -56,6 +56,16 @@ struct State {
     retired: Vec<Arc<Connection>>,
     redials: Redials,
     closed: bool,
+}
+
+/// The way to the connection of one address, so that it need not be looked up for each request.
+#[derive(Default)]
+pub(crate) struct Link(Mutex<Weak<Connection>>);
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link")
+    }
 }
 
 pub(crate) struct Connections {
@@ -129,6 +139,20 @@ impl Connections {
         }
     }
 
+    /// The same, for whoever remembers the way.
+    pub(crate) fn live_by(&self, link: &Link, address: &str) -> Option<Arc<Connection>> {
+        let known = link.0.lock().upgrade();
+        if known
+            .as_ref()
+            .is_some_and(|connection| connection.is_handed_out())
+        {
+            return known;
+        }
+        let found = self.live(address)?;
+        *link.0.lock() = Arc::downgrade(&found);
+        Some(found)
+    }
+
     /// The connections that are handed out.
     pub(crate) fn current(&self) -> Vec<Arc<Connection>> {
         self.state.lock().current().map(Arc::clone).collect()
@@ -200,6 +224,17 @@ impl Connections {
         })
     }
 
+    /// The same, for whoever remembers the way.
+    pub(crate) fn wait_by(
+        self: &Arc<Self>,
+        link: &Link,
+        address: &Arc<str>,
+        deadline: &Deadline,
+    ) -> Result<Arc<Connection>, Error> {
+        self.live_by(link, address)
+            .map_or_else(|| self.wait(address, deadline), Ok)
+    }
+
     /// Closes the connections to addresses that `keep` does not want, unless something is still on its way there, and
     /// forgets what was remembered of such addresses.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
@@ -232,6 +267,7 @@ impl Connections {
         if state.remove(connection).is_none() {
             return;
         }
+        connection.set_retired();
         state.retired.push(Arc::clone(connection));
         drop(state);
         log::debug!("the connection to {} is retired", connection.address());

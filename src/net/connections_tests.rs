@@ -11,7 +11,7 @@ use crate::{
     net::{
         connection::{Request, Waiting},
         sync::channel::{Receiver, Sender},
-        waiter::{Outcome, Waiter},
+        waiter::{Outcome, Waiter, WakeUps},
     },
     wire::{
         frame::Serialization,
@@ -77,7 +77,7 @@ fn text(result: Result<Arc<Connection>, Error>) -> String {
 struct Asking(Sender<bool>);
 
 impl Waiter for Asking {
-    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>) {
+    fn complete(self: Arc<Self>, _ticket: u32, outcome: Outcome<'_>, _: &mut WakeUps) {
         self.0.send(matches!(outcome, Outcome::Reply { .. })).unwrap();
     }
 }
@@ -96,7 +96,7 @@ fn ask(connection: &Arc<Connection>) -> Receiver<bool> {
         alarm: None,
     };
     connection
-        .request(request, &waiting, connection.immediately())
+        .request(request, &waiting, connection.immediately(), Instant::now())
         .unwrap();
     receiver
 }
@@ -109,7 +109,7 @@ fn answer_the_first(stream: &mut TcpStream) {
     stream.read_exact(&mut frame).unwrap();
     let envelope = Envelope {
         code: 0,
-        opaque: 1,
+        opaque: crate::net::in_flight::FIRST_OPAQUE,
         flag: FLAG_RESPONSE,
         language: Language::from_code(0),
         version: 0,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    sync::{AtomicI32, AtomicU64, AtomicUsize, Mutex, Ordering},
+    sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering},
     waiter::Waiter,
 };
 
@@ -23,8 +23,13 @@ use super::{
 /// finds nobody.
 pub(super) const ONEWAY_OPAQUE: i32 = 0;
 
+/// Opaques go from here to the largest number, and round again: all have as many digits, so that one is written over another
+/// in a frame that is copied.
+pub(super) const FIRST_OPAQUE: i32 = 1_000_000_000;
+const OPAQUES: u32 = i32::MAX.abs_diff(FIRST_OPAQUE) + 1;
+
 /// A registered request.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) opaque: i32,
     pub(super) waiter: Arc<dyn Waiter>,
     /// Handed back to the waiter, to tell its attempts apart.
@@ -38,7 +43,7 @@ pub(super) struct Entry {
 
 /// Microseconds since the connection began: half the size of an `Instant`, and it fits an atomic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(u64);
+pub(crate) struct Moment(u64);
 
 impl Moment {
     pub(super) const NEVER: Self = Self(u64::MAX);
@@ -100,7 +105,7 @@ pub(crate) struct Alarm {
 
 /// Why a request could not be registered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// The connection has ended.
     Ended,
     /// Every slot is taken.
@@ -121,24 +126,24 @@ enum Slot {
     Ended,
 }
 
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     epoch: Instant,
     slots: Box<[Mutex<Slot>]>,
     mask: usize,
-    next: AtomicI32,
+    next: AtomicU32,
     waiting: AtomicUsize,
     earliest: AtomicU64,
 }
 
 impl InFlight {
     /// A table for at most `capacity` requests at once, rounded up to a power of two.
-    pub(super) fn new(epoch: Instant, capacity: usize) -> Self {
+    pub(crate) fn new(epoch: Instant, capacity: usize) -> Self {
         let size = capacity.max(2).next_power_of_two();
         Self {
             epoch,
             slots: (0..size).map(|_| Mutex::new(Slot::Free)).collect(),
             mask: size - 1,
-            next: AtomicI32::new(1),
+            next: AtomicU32::new(0),
             waiting: AtomicUsize::new(0),
             earliest: AtomicU64::new(u64::MAX),
         }
@@ -150,7 +155,7 @@ impl InFlight {
     }
 
     /// Registers a request and gives it its opaque.
-    pub(super) fn register(
+    pub(crate) fn register(
         &self,
         waiter: &Arc<dyn Waiter>,
         ticket: u32,
@@ -158,14 +163,18 @@ impl InFlight {
         now: Instant,
     ) -> Result<i32, Refusal> {
         let moment = |at| Moment::new(self.epoch, at);
-        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |a| {
-            (moment(a.share), moment(a.until))
+        let (share, until) = alarm.map_or((Moment::NEVER, Moment::NEVER), |alarm| {
+            let until = moment(alarm.until);
+            let share = if alarm.share == alarm.until {
+                until
+            } else {
+                moment(alarm.share)
+            };
+            (share, until)
         });
         for _ in 0..self.slots.len() {
-            let opaque = self.next.fetch_add(1, Ordering::Relaxed);
-            if opaque == ONEWAY_OPAQUE {
-                continue;
-            }
+            let number = self.next.fetch_add(1, Ordering::Relaxed) % OPAQUES;
+            let opaque = FIRST_OPAQUE.saturating_add_unsigned(number);
             let Some(slot) = self.slot(opaque) else { break };
             let mut slot = slot.lock();
             match &*slot {
@@ -192,7 +201,7 @@ impl InFlight {
     }
 
     /// Takes a request out, if it is still there.
-    pub(super) fn take(&self, opaque: i32) -> Option<Entry> {
+    pub(crate) fn take(&self, opaque: i32) -> Option<Entry> {
         let mut slot = self.slot(opaque)?.lock();
         match &*slot {
             Slot::Taken(entry) if entry.opaque == opaque => {}

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Barrier, thread};
 
 use super::*;
-use crate::net::waiter::Outcome;
+use crate::net::waiter::{Outcome, WakeUps};
 
 /// Counts how often each ticket was completed.
 #[derive(Default)]
@@ -12,7 +12,7 @@ struct Counting {
 }
 
 impl Waiter for Counting {
-    fn complete(self: Arc<Self>, ticket: u32, _: Outcome<'_>) {
+    fn complete(self: Arc<Self>, ticket: u32, _: Outcome<'_>, _: &mut WakeUps) {
         *self.completed.lock().entry(ticket).or_default() += 1;
     }
 }
@@ -52,7 +52,7 @@ fn a_full_table_refuses_and_recovers() {
 #[test]
 fn the_numbers_wrap_and_skip_what_is_taken() {
     let table = InFlight::new(Instant::now(), 8);
-    table.next.store(i32::MAX - 3, Ordering::Relaxed);
+    table.next.store(OPAQUES - 3, Ordering::Relaxed);
     let (_, waiter) = waiter();
     let long_running = table.register(&waiter, 0, None, Instant::now()).unwrap();
     for ticket in 1..100 {
@@ -139,7 +139,11 @@ fn in_a_race_every_request_ends_exactly_once() {
             .map(|n| table.register(&waiter, n, Some(alarm), epoch).unwrap())
             .collect();
         let start = Barrier::new(3);
-        let complete = |entry: Entry| entry.waiter.complete(entry.ticket, Outcome::Overdue);
+        let complete = |entry: Entry| {
+            entry
+                .waiter
+                .complete(entry.ticket, Outcome::Overdue, &mut WakeUps::default());
+        };
         thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();

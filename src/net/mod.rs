@@ -1,12 +1,13 @@
 //! Sockets and threads. Knows frames, opaques and deadlines; never a topic, a queue or a message.
 
+mod company;
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod deadline;
 pub(crate) mod dial;
 mod end_cause;
 pub(crate) mod histogram;
-mod in_flight;
+pub(crate) mod in_flight;
 pub(crate) mod inbound;
 pub(crate) mod meter;
 mod outgoing;

@@ -22,8 +22,9 @@ use std::{
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::error::Written;
 
-/// Bytes that may wait in one connection's buffer before senders that can wait have to. Two of the largest messages.
-pub(crate) const OUTGOING_LIMIT: usize = 8 * 1024 * 1024;
+/// Bytes that may wait in one connection's buffer before senders that can wait have to: far more than one system call
+/// takes, so that a larger one would not be quicker. A larger frame is let in when nothing else waits.
+pub(crate) const OUTGOING_LIMIT: usize = 1024 * 1024;
 
 /// How long one system call may wait for a peer that does not read. Short, since a sender may be in it.
 pub(super) const WRITE_TICK: Duration = Duration::from_millis(20);
@@ -121,9 +122,10 @@ pub(crate) enum Manner {
 }
 
 /// What `append` asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The caller has the writer role and must call [`Outgoing::write`] at once.
-    Write(Piece),
+    /// The caller has the writer role and must call [`Outgoing::begin_write`] at once.
+    Write,
     /// The writer thread has work: it must run.
     WriterThread,
     /// Someone else will write it.
@@ -181,7 +183,7 @@ impl Outgoing {
     }
 
     /// Takes in one frame, which `encode` appends to the buffer. It returns the opaque that the frame is known by, or
-    /// `None` for a frame that nobody waits for. `size` is an estimate of the frame's bytes.
+    /// `None` for a frame that nobody waits for. `size` is an estimate of the frame's bytes, `now` a moment ago.
     ///
     /// Registering the request inside `encode` makes one act of it: when the connection ends, whatever is registered
     /// has been taken in.
@@ -189,6 +191,7 @@ impl Outgoing {
         &self,
         manner: Manner,
         size: usize,
+        now: Instant,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<Option<i32>, E>,
     ) -> Result<Next, Rejected<E>> {
         let mut state = self.state.lock();
@@ -209,7 +212,7 @@ impl Outgoing {
             withdrawn: false,
         });
         if was_idle {
-            state.moved = Instant::now();
+            state.moved = now;
         }
         if state.writing {
             return Ok(Next::Nothing);
@@ -220,7 +223,8 @@ impl Outgoing {
             Manner::Queued { .. } => false,
         };
         if writes_itself {
-            return Ok(Next::Write(state.take()));
+            state.writing = true;
+            return Ok(Next::Write);
         }
         if state.writer_is_parked {
             self.work.notify_one();
@@ -242,6 +246,24 @@ impl Outgoing {
             }
         }
         Ok(())
+    }
+
+    /// Takes everything that has gathered, for whoever was given the writer role. `None` if there is nothing to write any
+    /// more.
+    pub(super) fn begin_write(&self) -> Option<Piece> {
+        let mut state = self.state.lock();
+        if state.ended.is_some() {
+            state.writing = false;
+            self.tell_the_end(&state);
+            return None;
+        }
+        state.close_holes();
+        if state.pending.is_empty() {
+            // All of it has been withdrawn meanwhile.
+            state.writing = false;
+            return None;
+        }
+        Some(state.take())
     }
 
     /// Writes a piece from the caller's thread, for one tick at most if the peer does not read. `Ok(true)` if the
@@ -446,9 +468,8 @@ impl Outgoing {
         }
         state.written = written;
         state.moved = Instant::now();
-        while state.frames.front().is_some_and(|frame| frame.end <= written) {
-            state.frames.pop_front();
-        }
+        let done = state.frames.partition_point(|frame| frame.end <= written);
+        drop(state.frames.drain(..done));
         self.progress.notify_all();
     }
 

@@ -128,7 +128,7 @@ fn frames(numbers: &[u8]) -> Vec<u8> {
 }
 
 fn append(outgoing: &Outgoing, manner: Manner, opaque: Option<i32>, bytes: &[u8]) -> Next {
-    let appended = outgoing.append::<()>(manner, bytes.len(), |out| {
+    let appended = outgoing.append::<()>(manner, bytes.len(), Instant::now(), |out| {
         out.extend_from_slice(bytes);
         Ok(opaque)
     });
@@ -155,7 +155,7 @@ fn taken_by_sender(outgoing: &Outgoing, number: u8) -> Piece {
         Some(i32::from(number)),
         &frame(number),
     ) {
-        Next::Write(piece) => piece,
+        Next::Write => outgoing.begin_write().unwrap(),
         Next::WriterThread | Next::Nothing => panic!("the role is taken"),
     }
 }
@@ -194,12 +194,12 @@ fn who_writes_is_told_by_the_manner() {
     ] {
         let outgoing = Outgoing::new();
         let next = append(&outgoing, manner, Some(1), &frame(1));
-        assert_eq!(matches!(next, Next::Write(_)), first, "{manner:?}");
+        assert_eq!(matches!(next, Next::Write), first, "{manner:?}");
         assert_eq!(matches!(next, Next::WriterThread), !first, "{manner:?}");
         // With something before it.
         let outgoing = pending(&[9]);
         let next = append(&outgoing, manner, Some(1), &frame(1));
-        assert_eq!(matches!(next, Next::Write(_)), second, "{manner:?}");
+        assert_eq!(matches!(next, Next::Write), second, "{manner:?}");
     }
 }
 
@@ -450,7 +450,7 @@ fn the_end_while_the_writer_thread_is_in_a_call_leaves_no_wrong_certainty() {
         writer.join().unwrap().unwrap();
     });
     assert!(matches!(
-        outgoing.append::<()>(LATER, 0, |_| Ok(None)),
+        outgoing.append::<()>(LATER, 0, Instant::now(), |_| Ok(None)),
         Err(Rejected::Ended)
     ));
 }
@@ -473,7 +473,7 @@ fn one_way_frames_are_counted_unless_they_are_written() {
 #[test]
 fn a_frame_that_cannot_be_made_leaves_no_trace() {
     let outgoing = pending(&[1]);
-    let refused = outgoing.append(LATER, 10, |_| Err("too large"));
+    let refused = outgoing.append(LATER, 10, Instant::now(), |_| Err("too large"));
     assert!(matches!(refused, Err(Rejected::Frame("too large"))));
     let piece = taken_by_sender(&outgoing, 2);
     let peer = Listed::default();
@@ -500,7 +500,7 @@ fn room_is_waited_for_until_the_deadline() {
             until: Instant::now(),
         },
     ] {
-        let refused = outgoing.append::<()>(manner, 10, |_| panic!("encoded without room"));
+        let refused = outgoing.append::<()>(manner, 10, Instant::now(), |_| panic!("encoded without room"));
         assert!(matches!(refused, Err(Rejected::NoRoom)));
     }
     assert!(until <= Instant::now());
@@ -544,7 +544,7 @@ fn the_end_wakes_whoever_waits() {
         let for_room = scope.spawn(|| {
             let until = Instant::now() + PATIENCE;
             matches!(
-                outgoing.append::<()>(Manner::Blocking { until }, 10, |_| Ok(None)),
+                outgoing.append::<()>(Manner::Blocking { until }, 10, Instant::now(), |_| Ok(None)),
                 Err(Rejected::Ended)
             )
         });
@@ -641,7 +641,10 @@ fn frames_never_interleave() {
                         let needed = match append(outgoing, manner, Some(opaque), &bytes) {
                             Next::Nothing => false,
                             Next::WriterThread => true,
-                            Next::Write(piece) => outgoing.write(peer, piece).unwrap(),
+                            Next::Write => {
+                                let piece = outgoing.begin_write().unwrap();
+                                outgoing.write(peer, piece).unwrap()
+                            }
                         };
                         if needed && !writer_runs.swap(true, Ordering::SeqCst) {
                             scope.spawn(move || outgoing.run_writer(peer).unwrap());

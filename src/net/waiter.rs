@@ -1,8 +1,8 @@
 //! Who waits for a reply, and what it is told.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread::Thread};
 
-use super::meter::Judge;
+use super::{meter::Judge, workers::Task};
 use crate::{error::Error, wire::header::Header};
 
 /// What a waiter is told about its request.
@@ -29,11 +29,48 @@ pub(crate) enum Outcome<'a> {
 /// `Connection::request` is held elsewhere.
 pub(crate) trait Waiter: Send + Sync {
     /// Called exactly once per request with a reply or a failure, and before that at most once with
-    /// [`Outcome::Overdue`]. `ticket` is what the request was registered with.
-    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>);
+    /// [`Outcome::Overdue`]. `ticket` is what the request was registered with. Whoever has to be woken goes into `wake_ups`.
+    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>, wake_ups: &mut WakeUps);
 
     /// How answers are counted, if the requests of this waiter are attempts.
     fn judge(&self) -> Option<Judge> {
         None
+    }
+}
+
+/// Those whom a thread has to wake when it has handled everything that came in one go. Waking them one by one would
+/// make it change places with each of them. Dropping it wakes them.
+#[derive(Default)]
+pub(crate) struct WakeUps {
+    threads: Vec<Thread>,
+    tasks: Vec<Arc<dyn Task>>,
+}
+
+impl WakeUps {
+    /// A blocked thread for which something has come.
+    pub(crate) fn thread(&mut self, thread: &Thread) {
+        self.threads.push(thread.clone());
+    }
+
+    /// Something for a worker to run. All tasks are of the same pool.
+    pub(crate) fn task(&mut self, task: Arc<dyn Task>) {
+        self.tasks.push(task);
+    }
+
+    /// Wakes them now.
+    pub(crate) fn wake(&mut self) {
+        for thread in self.threads.drain(..) {
+            thread.unpark();
+        }
+        if let Some(task) = self.tasks.first() {
+            let task = Arc::clone(task);
+            task.pool().submit_all(&mut self.tasks);
+        }
+    }
+}
+
+impl Drop for WakeUps {
+    fn drop(&mut self) {
+        self.wake();
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{
     cell::Cell,
+    collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -14,18 +15,15 @@ use std::{
     time::Instant,
 };
 
-use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, channel};
+use super::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, channel};
 
 /// Something that ends in the user's code.
 pub(crate) trait Task: Send + Sync {
     /// Called once, on a worker.
     fn run(self: Arc<Self>);
-}
 
-enum Order {
-    Run(Arc<dyn Task>),
-    /// For exactly one worker.
-    Stop,
+    /// Where it is to run.
+    fn pool(&self) -> &Workers;
 }
 
 thread_local! {
@@ -37,33 +35,59 @@ pub(crate) fn is_worker() -> bool {
     IS_WORKER.with(Cell::get)
 }
 
+/// What workers do before they wait for something to do.
+pub(crate) type OnIdle = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Arc<dyn Task>>,
+    /// Workers that wait for a task.
+    idle: usize,
+    /// Of these, so many have been woken and are on their way.
+    woken: usize,
+    started: usize,
+    stopped: bool,
+}
+
+/// What the pool and its threads share.
+struct Common {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    panics: AtomicU64,
+    on_idle: OnIdle,
+}
+
 pub(crate) struct Workers {
+    /// What its threads are called, before their number.
+    name: &'static str,
     limit: usize,
-    orders: channel::Sender<Order>,
-    queue: channel::Receiver<Order>,
+    common: Arc<Common>,
+    /// So many threads have been started.
     started: AtomicUsize,
-    /// Tasks that were submitted and have not returned.
-    unfinished: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     ended: (channel::Sender<()>, channel::Receiver<()>),
-    stopped: AtomicBool,
-    panics: Arc<AtomicU64>,
 }
 
 impl Workers {
     /// A pool of at most `limit` threads, none of which exists yet.
-    pub(crate) fn new(limit: usize) -> Self {
-        let (orders, queue) = channel::unbounded();
+    pub(crate) fn new(limit: usize, on_idle: OnIdle) -> Self {
+        Self::named(limit, "rmq-worker", on_idle)
+    }
+
+    /// The same, with a name of its own for its threads.
+    pub(crate) fn named(limit: usize, name: &'static str, on_idle: OnIdle) -> Self {
         Self {
+            name,
             limit: limit.max(1),
-            orders,
-            queue,
+            common: Arc::new(Common {
+                queue: Mutex::default(),
+                work: Condvar::new(),
+                panics: AtomicU64::new(0),
+                on_idle,
+            }),
             started: AtomicUsize::new(0),
-            unfinished: Arc::default(),
             threads: Mutex::new(Vec::new()),
             ended: channel::unbounded(),
-            stopped: AtomicBool::new(false),
-            panics: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -78,54 +102,69 @@ impl Workers {
 
     /// Hands a task to the pool. Never blocks and never runs it here, unless the pool has been stopped.
     pub(crate) fn submit(&self, task: Arc<dyn Task>) {
-        // A thread for each unfinished task up to the limit: a closure that blocks holds up no other.
-        let unfinished = self.unfinished.fetch_add(1, Ordering::Relaxed) + 1;
-        self.orders.send(Order::Run(task)).ok();
-        // Looked at after sending: what `stop` has not seen in the queue sees `stop` here.
-        if self.stopped.load(Ordering::SeqCst) {
-            return self.run_what_is_left();
-        }
-        let started = self.started.load(Ordering::Acquire);
-        if started < self.limit && started < unfinished {
-            if let Err(error) = self.start_one() {
-                log::warn!("cannot start another thread for callbacks ({started} run): {error}");
+        self.submit_all(&mut vec![task]);
+    }
+
+    /// Hands several tasks over at once, in their order.
+    pub(crate) fn submit_all(&self, tasks: &mut Vec<Arc<dyn Task>>) {
+        let mut queue = self.common.queue.lock();
+        if queue.stopped {
+            // The workers may have ended: better on the wrong thread than never.
+            drop(queue);
+            for task in tasks.drain(..) {
+                self.common.run_caught(task);
             }
+            return;
+        }
+        queue.tasks.extend(tasks.drain(..));
+        self.common.wake_one(&mut queue);
+        // A thread for each task that waits, up to the limit: a closure that blocks holds up no other.
+        let wanted = queue.tasks.len().saturating_sub(queue.idle);
+        let missing = wanted.min(self.limit - queue.started);
+        drop(queue);
+        if missing > 0 {
+            self.start_more(missing);
         }
     }
 
-    /// The workers may have ended: better on the wrong thread than never.
-    fn run_what_is_left(&self) {
-        let mut stops = 0;
-        while let Ok(order) = self.queue.try_recv() {
-            match order {
-                Order::Run(task) => run_caught(task, &self.panics, &self.unfinished),
-                Order::Stop => stops += 1,
+    #[cold]
+    fn start_more(&self, count: usize) {
+        for _ in 0..count {
+            if let Err(error) = self.start_one() {
+                let started = self.started.load(Ordering::Relaxed);
+                log::warn!("cannot start another thread for callbacks ({started} run): {error}");
+                return;
             }
-        }
-        for _ in 0..stops {
-            self.orders.send(Order::Stop).ok();
         }
     }
 
     /// Runs a task on the caller's thread, where nothing else is left. A panic is caught as on a worker.
     pub(crate) fn run_here(&self, task: Arc<dyn Task>) {
-        self.unfinished.fetch_add(1, Ordering::Relaxed);
-        run_caught(task, &self.panics, &self.unfinished);
+        self.common.run_caught(task);
     }
 
     /// Closures that panicked.
     pub(crate) fn panics(&self) -> u64 {
-        self.panics.load(Ordering::Relaxed)
+        self.common.panics.load(Ordering::Relaxed)
     }
 
     /// Lets the workers finish what is queued and end, and waits for them until then. A worker that is the caller, or
     /// whose closure does not return, is left to end by itself.
     pub(crate) fn stop(&self, until: Instant) {
-        self.stopped.store(true, Ordering::SeqCst);
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for _ in &threads {
-            drop(self.orders.send(Order::Stop));
+        let mut queue = self.common.queue.lock();
+        queue.stopped = true;
+        let left = if queue.started == 0 {
+            std::mem::take(&mut queue.tasks)
+        } else {
+            VecDeque::new()
+        };
+        drop(queue);
+        self.common.work.notify_all();
+        // No thread could ever be started.
+        for task in left {
+            self.common.run_caught(task);
         }
+        let threads = std::mem::take(&mut *self.threads.lock());
         let myself = thread::current().id();
         let others = threads
             .iter()
@@ -146,37 +185,82 @@ impl Workers {
 
     fn start_one(&self) -> io::Result<()> {
         let mut threads = self.threads.lock();
-        let number = threads.len();
-        if number >= self.limit || self.stopped.load(Ordering::SeqCst) {
+        let mut queue = self.common.queue.lock();
+        if queue.started >= self.limit || queue.stopped {
             return Ok(());
         }
-        let queue = self.queue.clone();
+        let number = queue.started;
+        // Counted before it runs, so that the next task does not start another in its place.
+        queue.started += 1;
+        drop(queue);
+        let common = Arc::clone(&self.common);
         let ended = self.ended.0.clone();
-        let panics = Arc::clone(&self.panics);
-        let unfinished = Arc::clone(&self.unfinished);
         let run = move || {
             IS_WORKER.with(|is_worker| is_worker.set(true));
-            while let Ok(Order::Run(task)) = queue.recv() {
-                run_caught(task, &panics, &unfinished);
-            }
+            common.work();
             // Nobody counts any more if the pool was left behind.
             ended.send(()).ok();
         };
-        let handle = thread::Builder::new()
-            .name(format!("rmq-worker-{number}"))
-            .spawn(run)?;
-        threads.push(handle);
-        self.started.store(threads.len(), Ordering::Release);
-        Ok(())
+        let spawned = thread::Builder::new()
+            .name(format!("{}-{number}", self.name))
+            .spawn(run);
+        match spawned {
+            Ok(handle) => {
+                threads.push(handle);
+                self.started.store(threads.len(), Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                self.common.queue.lock().started -= 1;
+                Err(error)
+            }
+        }
     }
 }
 
-fn run_caught(task: Arc<dyn Task>, panics: &AtomicU64, unfinished: &AtomicUsize) {
-    if catch_unwind(AssertUnwindSafe(|| task.run())).is_err() {
-        panics.fetch_add(1, Ordering::Relaxed);
-        log::error!("a send callback panicked; the other callbacks are not affected");
+impl Common {
+    /// Wakes a worker if there is a task for it.
+    fn wake_one(&self, queue: &mut Queue) {
+        if !queue.tasks.is_empty() && queue.idle > queue.woken {
+            queue.woken += 1;
+            self.work.notify_one();
+        }
     }
-    unfinished.fetch_sub(1, Ordering::Relaxed);
+
+    /// The life of a worker.
+    fn work(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(task) = queue.tasks.pop_front() {
+                // One wakes the next, so that whatever this task does, the others do not wait for it.
+                self.wake_one(&mut queue);
+                drop(queue);
+                self.run_caught(task);
+                queue = self.queue.lock();
+                continue;
+            }
+            if queue.stopped {
+                return;
+            }
+            drop(queue);
+            (self.on_idle)();
+            queue = self.queue.lock();
+            if !queue.tasks.is_empty() || queue.stopped {
+                continue;
+            }
+            queue.idle += 1;
+            self.work.wait(&mut queue);
+            queue.idle -= 1;
+            queue.woken = queue.woken.saturating_sub(1);
+        }
+    }
+
+    fn run_caught(&self, task: Arc<dyn Task>) {
+        if catch_unwind(AssertUnwindSafe(|| task.run())).is_err() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            log::error!("a send callback panicked; the other callbacks are not affected");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -191,11 +275,19 @@ mod tests {
         fn run(self: Arc<Self>) {
             (self.0)();
         }
+
+        fn pool(&self) -> &Workers {
+            unreachable!("handed to its pool by the test")
+        }
+    }
+
+    fn pool(limit: usize) -> Workers {
+        Workers::new(limit, Box::new(|| {}))
     }
 
     #[test]
     fn a_panicking_task_hurts_no_other() {
-        let workers = Workers::new(2);
+        let workers = pool(2);
         let (sender, receiver) = channel::unbounded();
         for number in 0..1000 {
             let sender = sender.clone();
@@ -211,7 +303,7 @@ mod tests {
 
     #[test]
     fn stopping_does_not_wait_for_a_closure_that_never_returns() {
-        let workers = Workers::new(1);
+        let workers = pool(1);
         let (release, blocked) = channel::bounded::<()>(0);
         workers.submit(Arc::new(Call(move || {
             blocked.recv().ok();
@@ -224,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_task_that_blocks_holds_up_no_other_while_threads_are_left() {
-        let workers = Workers::new(2);
+        let workers = pool(2);
         let (release, blocked) = channel::bounded::<()>(0);
         let (sender, receiver) = channel::unbounded();
         workers.submit(Arc::new(Call(move || {
@@ -239,9 +331,25 @@ mod tests {
     }
 
     #[test]
+    fn tasks_that_come_together_get_a_thread_each() {
+        let workers = pool(4);
+        let barrier = Arc::new(std::sync::Barrier::new(5));
+        let mut tasks: Vec<Arc<dyn Task>> = Vec::new();
+        for _ in 0..4 {
+            let barrier = Arc::clone(&barrier);
+            tasks.push(Arc::new(Call(move || {
+                barrier.wait();
+            })));
+        }
+        workers.submit_all(&mut tasks);
+        barrier.wait();
+        workers.stop(Instant::now() + Duration::from_secs(20));
+    }
+
+    #[test]
     fn a_task_that_is_submitted_while_the_pool_stops_is_run() {
         for _ in 0..300 {
-            let workers = Workers::new(1);
+            let workers = pool(1);
             workers.ensure_one().unwrap();
             let (sender, receiver) = channel::unbounded();
             thread::scope(|scope| {

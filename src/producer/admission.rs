@@ -7,7 +7,7 @@ use super::{
     attempt::Prepared,
     background::AsyncSend,
     choose,
-    gate::Inside,
+    gate::{Gate, Inside},
     options::Options,
     permits::Permit,
     plan::SendPlan,
@@ -22,7 +22,7 @@ use crate::{
     net::{
         deadline::Deadline,
         sync::Mutex,
-        workers::{Task, is_worker},
+        workers::{Task, Workers, is_worker},
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) type OnDone = Box<dyn FnOnce(Result<SendResult, SendFailure>) + Send>
 pub(super) struct Closing {
     on_done: OnDone,
     permit: Option<Permit>,
-    _inside: Option<Inside>,
+    _inside: Option<Inside<Arc<Gate>>>,
 }
 
 /// Begins a send. `on_done` is called exactly once, on a worker, whatever happens; only if no worker can be started it is
@@ -43,13 +43,13 @@ pub(super) fn send(shared: &Arc<Shared>, message: Message, options: &Options, on
     if let Err(error) = shared.workers.ensure_one() {
         return on_done(Err(SendFailure::new(message, no_worker(error))));
     }
-    let inside = match shared.gate.enter() {
+    let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
         Err(error) => return refuse(shared, message, error, on_done, None),
     };
     let admitted = options
         .check()
-        .and_then(|()| Prepared::new(shared, &message, options))
+        .and_then(|()| Prepared::new(shared, &message))
         .and_then(|prepared| {
             let permit = shared.permits.acquire(prepared.size(), deadline.at());
             let permit = permit.ok_or_else(|| no_permit(&message, &deadline))?;
@@ -74,7 +74,7 @@ pub(super) fn try_send<F>(
 where
     F: FnOnce(Result<SendResult, SendFailure>) + Send + 'static,
 {
-    let prepared = match Prepared::new(shared, &message, options) {
+    let prepared = match Prepared::new(shared, &message) {
         Ok(prepared) if options.check().is_ok() => prepared,
         _ => {
             // Whatever is wrong with it, the closure is told.
@@ -90,7 +90,7 @@ where
         send(shared, message, options, Box::new(on_done));
         return Ok(());
     }
-    match shared.gate.enter() {
+    match shared.gate.enter_detached() {
         Ok(inside) => {
             let closing = Closing::new(Box::new(on_done), Some(permit), Some(inside));
             begin(
@@ -131,7 +131,7 @@ pub(super) fn refuse(
     message: Message,
     error: Error,
     on_done: OnDone,
-    inside: Option<Inside>,
+    inside: Option<Inside<Arc<Gate>>>,
 ) {
     let until = Deadline::after(shared.config.send_timeout).at();
     let room = shared.refusals.acquire(0, until);
@@ -156,7 +156,7 @@ pub(super) fn begin(
     deadline: Deadline,
     closing: Closing,
 ) {
-    let rules = options.rules(&shared.config, shared.config.async_retries);
+    let rules = options.rules(&shared.config, &shared.async_rules);
     let topic = Arc::clone(prepared.message.shared_topic());
     let mut plan = SendPlan::new(rules, topic, deadline);
     // A selector is the user's code, so it runs here and not on a thread of the library.
@@ -204,10 +204,14 @@ impl Task for Refused {
             closing.run(&self.shared, Err(SendFailure::new(message, error)));
         }
     }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
+    }
 }
 
 impl Closing {
-    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside>) -> Self {
+    pub(super) fn new(on_done: OnDone, permit: Option<Permit>, inside: Option<Inside<Arc<Gate>>>) -> Self {
         Self {
             on_done,
             permit,

@@ -1,10 +1,12 @@
 //! One attempt: from a message and a queue to a request, and from a reply to a result.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use super::{
-    options::{AddedProperty, Options},
-    plan::Destination,
+    plan::{Destination, Finished},
     result::{SendResult, SendStatus},
     shared::Shared,
 };
@@ -13,17 +15,22 @@ use crate::{
     error::{Error, Written, is_busy_refusal},
     message::{Message, MessageId, MessageQueue, property},
     net::{
-        connection::{Alarm, Connection, Manner, Request, Waiting},
+        connection::{Alarm, Connection, Frame, Manner, Waiting},
+        deadline::Deadline,
         meter::Answered,
         waiter::Waiter,
     },
     wire::{
-        compression,
-        header::{FieldWriter, Header},
+        WireError, compression,
+        header::{Envelope, Header, encode_frame},
         message::RECORD_OVERHEAD,
         request::send_message::{PropertyList, SendMessage, SendReply},
+        template::Template,
     },
 };
+
+/// `MessageSysFlag.TRANSACTION_PREPARED_TYPE`.
+const SYS_FLAG_PREPARED: i32 = 4;
 
 /// A message as it goes out: the same for every attempt, so that copies can be told as copies.
 #[derive(Clone, Debug)]
@@ -31,10 +38,23 @@ pub(super) struct Prepared {
     pub(super) message: Message,
     pub(super) message_id: MessageId,
     pub(super) born_timestamp_ms: i64,
-    added: Option<Arc<[AddedProperty]>>,
     /// What goes out in place of the body, if that is smaller.
     compressed: Option<Arc<Compressed>>,
+    kind: Kind,
 }
+
+/// What a message gets beside its own properties and its id.
+#[derive(Clone, Debug)]
+enum Kind {
+    Usual,
+    /// Stored out of sight until its transaction ends.
+    Half,
+    /// These tell a consumer whom to reply to.
+    Request(Arc<[AddedProperty]>),
+}
+
+/// A property that a message gets on its way, and that its sender does not see.
+pub(super) type AddedProperty = (&'static str, Box<str>);
 
 /// A body as it goes out, and what tells readers so.
 #[derive(Debug)]
@@ -43,19 +63,38 @@ struct Compressed {
     sys_flag: i32,
 }
 
-/// What a broker answered to an attempt: stored, and how, or not.
-pub(super) type Verdict = Result<(SendStatus, SendReply), Error>;
+/// What a broker answered to an attempt: stored, how and where.
+pub(super) type Stored = (SendStatus, SendReply);
+
+/// What became of an attempt.
+pub(super) type Verdict = Result<Stored, Error>;
 
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
-    pub(super) fn new(shared: &Shared, message: &Message, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, Kind::Usual)
+    }
+
+    /// The same for a message of a transaction.
+    pub(super) fn half(shared: &Shared, message: &Message) -> Result<Self, Error> {
+        Self::checked(shared, message, Kind::Half)
+    }
+
+    /// The same for a request with these properties.
+    pub(super) fn request(
+        shared: &Shared,
+        message: &Message,
+        added: Vec<AddedProperty>,
+    ) -> Result<Self, Error> {
+        Self::checked(shared, message, Kind::Request(added.into()))
+    }
+
+    fn checked(shared: &Shared, message: &Message, kind: Kind) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         let message_id = shared.ids.next(unix_ms);
-        let more = options.added.iter().flat_map(|added| added.iter());
-        let more: usize = more
-            .map(|(name, value)| property::encoded_length(name, value))
-            .sum();
-        let added = more + property::encoded_length(property::UNIQ_KEY, message_id.as_str());
+        let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
+        let added = Added::new(&shared.config.producer_group, &message_id, &kind);
+        let added: usize = added.of(&kind).iter().map(length).sum();
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -84,8 +123,8 @@ impl Prepared {
             message: message.clone(),
             message_id,
             born_timestamp_ms,
-            added: options.added.clone(),
             compressed: compressed(shared, message),
+            kind,
         })
     }
 
@@ -97,11 +136,16 @@ impl Prepared {
         }
     }
 
-    /// What the system flag says of the body.
+    /// What the system flag says of the body, and of a transaction.
     fn sys_flag(&self) -> i32 {
-        self.compressed
+        let body = self
+            .compressed
             .as_ref()
-            .map_or(0, |compressed| compressed.sys_flag)
+            .map_or(0, |compressed| compressed.sys_flag);
+        match self.kind {
+            Kind::Half => body | SYS_FLAG_PREPARED,
+            Kind::Usual | Kind::Request(_) => body,
+        }
     }
 
     /// What the message takes while it is held, in both forms.
@@ -126,23 +170,22 @@ fn compressed(shared: &Shared, message: &Message) -> Option<Arc<Compressed>> {
     Some(Arc::new(Compressed { body, sys_flag }))
 }
 
-/// Sends the message to a broker and registers who waits for the verdict.
+/// Sends the message to a broker and registers who waits for the verdict. `now` is a moment ago.
 pub(super) fn send(
     shared: &Shared,
     prepared: &Prepared,
     to: &Destination,
     connection: &Arc<Connection>,
     waiting: &Waiting<'_>,
-    manner: Manner,
+    (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
-    with_request(shared, prepared, to, |code, write_fields| {
-        let request = Request {
-            code,
-            write_fields,
-            body: prepared.body(),
-        };
-        connection.request(request, waiting, manner)
-    })
+    let added = Added::new(
+        &shared.config.producer_group,
+        &prepared.message_id,
+        &prepared.kind,
+    );
+    let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
+    connection.request(frame, waiting, manner, now)
 }
 
 /// Hands a one-way message over.
@@ -151,18 +194,15 @@ pub(super) fn send_oneway(
     prepared: &Prepared,
     to: &Destination,
     connection: &Arc<Connection>,
-    until: std::time::Instant,
+    deadline: &Deadline,
 ) -> Result<(), Error> {
-    with_request(shared, prepared, to, |code, write_fields| {
-        connection.oneway(
-            Request {
-                code,
-                write_fields,
-                body: prepared.body(),
-            },
-            until,
-        )
-    })
+    let added = Added::new(
+        &shared.config.producer_group,
+        &prepared.message_id,
+        &prepared.kind,
+    );
+    let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
+    connection.oneway(frame, deadline.at(), deadline.began())
 }
 
 /// Who waits for an attempt's verdict, and whether the timer keeps the time.
@@ -174,55 +214,110 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
     }
 }
 
-fn with_request<R>(
-    shared: &Shared,
-    prepared: &Prepared,
-    to: &Destination,
-    send: impl FnOnce(RequestCode, &dyn Fn(&mut FieldWriter<'_>)) -> Result<R, Error>,
-) -> Result<R, Error> {
-    let id = (property::UNIQ_KEY, prepared.message_id.as_str());
-    let (usual, with_more);
-    let added: &[(&str, &str)] = match &prepared.added {
-        None => {
-            usual = [id];
-            &usual
+/// What messages get beside their own properties.
+struct Added<'a> {
+    /// Its id, and what makes it a half message.
+    usual: [(&'a str, &'a str); 3],
+    /// All of a request, its id too; empty for every other message.
+    of_request: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Added<'a> {
+    fn new(producer_group: &'a str, message_id: &'a MessageId, kind: &'a Kind) -> Self {
+        let id = (property::UNIQ_KEY, message_id.as_str());
+        let of_request = match kind {
+            Kind::Usual | Kind::Half => Vec::new(),
+            Kind::Request(added) => {
+                let added = added.iter().map(|(name, value)| (*name, &**value));
+                [id].into_iter().chain(added).collect()
+            }
+        };
+        Self {
+            usual: [
+                id,
+                (property::TRAN_MSG, "true"),
+                (property::PGROUP, producer_group),
+            ],
+            of_request,
         }
-        Some(more) => {
-            let more = more.iter().map(|(name, value)| (*name, &**value));
-            with_more = [id].into_iter().chain(more).collect::<Vec<_>>();
-            &with_more
+    }
+
+    /// What a message of this kind gets: usually its id alone.
+    fn of(&self, kind: &Kind) -> &[(&'a str, &'a str)] {
+        match kind {
+            Kind::Usual => self.usual.split_at(1).0,
+            Kind::Half => &self.usual,
+            Kind::Request(_) => &self.of_request,
         }
-    };
-    let invalid = |what: &str| Error::InvalidMessage {
-        reason: format!("{what} does not fit a 32-bit number"),
-    };
-    let header = SendMessage {
-        producer_group: &shared.config.producer_group,
-        topic: prepared.message.topic(),
-        default_topic: &shared.config.create_topic_key,
-        default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
-            .map_err(|_| invalid("default_topic_queue_nums"))?,
-        queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
-        sys_flag: prepared.sys_flag(),
-        born_timestamp_ms: prepared.born_timestamp_ms,
-        flag: prepared.message.flag(),
-        properties: PropertyList {
-            own: prepared.message.property_pairs(),
-            added,
-        },
-        reconsume_times: 0,
-        unit_mode: false,
-        max_reconsume_times: None,
-        batch: false,
-        // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
-        broker_name: None,
-    };
-    let code = if prepared.message.is_reply() {
-        RequestCode::SEND_REPLY_MESSAGE_V2
-    } else {
-        RequestCode::SEND_MESSAGE_V2
-    };
-    send(code, &|writer| header.write_v2(writer))
+    }
+}
+
+/// The frame of one attempt.
+struct SendFrame<'a> {
+    header: SendMessage<'a>,
+    /// `None` for a reply, which has a request code of its own.
+    common: Option<&'a OnceLock<Template>>,
+    body: &'a [u8],
+}
+
+impl<'a> SendFrame<'a> {
+    fn new(
+        shared: &'a Shared,
+        prepared: &'a Prepared,
+        to: &Destination,
+        added: &'a Added<'a>,
+        common: &'a OnceLock<Template>,
+    ) -> Result<Self, Error> {
+        let invalid = |what: &str| Error::InvalidMessage {
+            reason: format!("{what} does not fit a 32-bit number"),
+        };
+        let header = SendMessage {
+            producer_group: &shared.config.producer_group,
+            topic: prepared.message.topic(),
+            default_topic: &shared.config.create_topic_key,
+            default_topic_queue_nums: i32::try_from(shared.config.default_topic_queue_nums)
+                .map_err(|_| invalid("default_topic_queue_nums"))?,
+            queue_id: i32::try_from(to.queue.queue_id()).map_err(|_| invalid("the queue id"))?,
+            sys_flag: prepared.sys_flag(),
+            born_timestamp_ms: prepared.born_timestamp_ms,
+            flag: prepared.message.flag(),
+            properties: PropertyList {
+                own: prepared.message.property_pairs(),
+                added: added.of(&prepared.kind),
+            },
+            reconsume_times: 0,
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: false,
+            // Unlike 5.x clients: only proxies and static topics read it, and those are not sent to.
+            broker_name: None,
+        };
+        Ok(Self {
+            header,
+            common: Some(common).filter(|_| !prepared.message.is_reply()),
+            body: prepared.body(),
+        })
+    }
+}
+
+impl Frame for SendFrame<'_> {
+    fn code(&self) -> RequestCode {
+        match self.common {
+            Some(_) => RequestCode::SEND_MESSAGE_V2,
+            None => RequestCode::SEND_REPLY_MESSAGE_V2,
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
+        match self.common {
+            Some(common) => self.header.append_from(common, out, envelope, self.body),
+            None => encode_frame(out, envelope, |writer| self.header.write_v2(writer), self.body),
+        }
+    }
 }
 
 /// Reads the answer to an attempt.
@@ -253,14 +348,14 @@ pub(super) fn judge(code: ResponseCode, remark: &str) -> Answered {
     }
 }
 
-/// Makes the result of an attempt that is stored.
-pub(super) fn result(
-    shared: &Shared,
-    prepared: &Prepared,
-    to: &Destination,
-    stored: (SendStatus, SendReply),
-) -> SendResult {
-    let (status, reply) = stored;
+/// Makes the result of a send that is stored.
+pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -> SendResult {
+    let Finished {
+        to,
+        stored: (status, reply),
+        attempts,
+        may_be_duplicated,
+    } = finished;
     let queue = if reply.queue_id == to.queue.queue_id() {
         Arc::clone(&to.queue)
     } else {
@@ -283,7 +378,7 @@ pub(super) fn result(
             .region_id
             .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
         trace_on: reply.trace_on,
-        attempts: 1,
-        may_be_duplicated: false,
+        attempts,
+        may_be_duplicated,
     }
 }

@@ -10,67 +10,28 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     admission::Closing,
+    async_state::{Open, Parked, State},
     attempt::{self, Prepared},
     choose,
     lanes::{self, Turn},
     plan::{Destination, SendPlan, Step},
-    result::{SendFailure, SendResult, SendStatus},
+    result::SendFailure,
     shared::Shared,
     target::Aim,
 };
 use crate::{
-    cluster::topic_route::{PublishQueue, TopicRoute},
+    cluster::topic_route::TopicRoute,
     error::{Error, Phase, Written},
     message::MessageQueue,
     net::{
         connection::{Alarm, Cancelled, Connection},
         meter::Judge,
-        sync::Mutex,
+        sync::{Mutex, MutexGuard},
         timer::TimerKey,
-        waiter::{Outcome, Waiter},
-        workers::Task,
+        waiter::{Outcome, Waiter, WakeUps},
+        workers::{Task, Workers},
     },
 };
-
-/// An attempt that is registered with a connection.
-struct Open {
-    number: u32,
-    connection: Arc<Connection>,
-    opaque: i32,
-}
-
-/// What a parked send waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parked {
-    ForRoute,
-    /// For the ordered messages before it.
-    ForTurn,
-    ForConnection {
-        number: u32,
-    },
-    /// For nothing but time, before it looks for the route again.
-    BeforeRoute,
-    /// For nothing but time, before the next attempt.
-    BeforeAttempt,
-}
-
-struct State {
-    plan: SendPlan,
-    route: Option<(Arc<TopicRoute>, Option<PublishQueue>)>,
-    open: Vec<Open>,
-    /// The timer's key is missing for a moment, while the job is handed to it.
-    parked: Option<(Parked, Option<TimerKey>)>,
-    /// The line that it stands in, and the number to give up with.
-    line: Option<(MessageQueue, u64)>,
-    /// Held until the send has its place in the line of its queue.
-    entrance: Option<Turn>,
-    /// The right to send to an ordered queue, held until the outcome is known.
-    turn: Option<Turn>,
-    finished: bool,
-    outcome: Option<Result<SendResult, Error>>,
-    /// What the closure needs; taken by the worker that runs it.
-    closing: Option<Closing>,
-}
 
 pub(super) struct AsyncSend {
     shared: Arc<Shared>,
@@ -89,18 +50,7 @@ impl AsyncSend {
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
-        let state = State {
-            plan,
-            route: None,
-            open: Vec::new(),
-            parked: None,
-            line: None,
-            entrance: None,
-            turn: None,
-            finished: false,
-            outcome: None,
-            closing: Some(closing),
-        };
+        let state = State::new(plan, closing);
         Arc::new(Self {
             shared: Arc::clone(shared),
             prepared,
@@ -163,8 +113,9 @@ impl AsyncSend {
                 drop(entrance);
             }
             Ok(route) => {
-                self.state.lock().route = Some(route);
-                self.drive();
+                let mut state = self.state.lock();
+                state.route = Some(route);
+                self.drive_on(state, &mut WakeUps::default());
             }
             Err(error) => {
                 let mut state = self.state.lock();
@@ -211,22 +162,23 @@ impl AsyncSend {
     }
 
     fn drive(self: &Arc<Self>) {
+        self.drive_on(self.state.lock(), &mut WakeUps::default());
+    }
+
+    /// Does what the plan says until there is nothing to do but wait.
+    fn drive_on<'s>(self: &'s Arc<Self>, mut state: MutexGuard<'s, State>, wake_ups: &mut WakeUps) {
         loop {
-            let mut state = self.state.lock();
-            let State {
-                plan,
-                route,
-                finished,
-                ..
-            } = &mut *state;
-            let Some((route, aimed)) = route else { return };
-            if *finished {
+            if state.finished {
                 return;
             }
-            let step = plan.next(Instant::now(), route, aimed.as_ref());
+            if state.plan.is_done() {
+                return self.finish(state, wake_ups);
+            }
+            let State { plan, route, .. } = &mut *state;
+            let Some((route, aimed)) = route else { return };
+            let now = Instant::now();
+            let step = plan.next(now, route, aimed.as_ref());
             let retried = plan.take_retried();
-            drop(state);
-            self.shared.note_retry(retried);
             match step {
                 Step::Attempt {
                     number,
@@ -234,21 +186,28 @@ impl AsyncSend {
                     share,
                     until,
                 } => {
+                    drop(state);
+                    self.shared.note_retry(retried);
                     let alarm = Alarm { share, until };
-                    let Some(connection) = self.shared.connections.live(&to.broker.address) else {
+                    let (connections, broker) = (&self.shared.connections, &to.broker);
+                    let Some(connection) = connections.live_by(&broker.link, &broker.address) else {
                         return self.wait_for_connection(number, &to, alarm);
                     };
-                    if let Err(error) = self.begin(number, &to, alarm, &connection) {
-                        self.failed(number, error);
+                    match self.begin(number, &to, alarm, &connection, now) {
+                        // Its answer or its alarm calls back.
+                        Ok(()) => return,
+                        Err(error) => self.failed(number, error),
                     }
+                    state = self.state.lock();
                 }
                 Step::Pause { until } => {
+                    drop(state);
                     self.park(Parked::BeforeAttempt, until);
                     return;
                 }
                 // The alarm of the attempt calls back.
                 Step::Wait { .. } => return,
-                Step::Finish => return self.finish(),
+                Step::Finish => return self.finish(state, wake_ups),
             }
         }
     }
@@ -268,7 +227,7 @@ impl AsyncSend {
             if !send.unpark(parked) {
                 return;
             }
-            let begun = ready.and_then(|connection| send.begin(number, &to, alarm, &connection));
+            let begun = ready.and_then(|connection| send.begin_unless_done(number, &to, alarm, &connection));
             if let Err(error) = begun {
                 send.failed(number, error);
                 send.drive();
@@ -277,7 +236,8 @@ impl AsyncSend {
         self.shared.connections.when_ready(&address, Box::new(then));
     }
 
-    fn begin(
+    /// Begins an attempt that had to wait.
+    fn begin_unless_done(
         self: &Arc<Self>,
         number: u32,
         to: &Destination,
@@ -292,23 +252,28 @@ impl AsyncSend {
             // Another attempt's answer came meanwhile: a further copy is not wanted.
             return Err(connection.timeout(Written::Nothing, deadline.waited()));
         }
+        self.begin(number, to, alarm, connection, Instant::now())
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        number: u32,
+        to: &Destination,
+        alarm: Alarm,
+        connection: &Arc<Connection>,
+        now: Instant,
+    ) -> Result<(), Error> {
         let waiter: Arc<dyn Waiter> = Arc::<Self>::clone(self);
         let waiting = attempt::waiting(&waiter, number, Some(alarm));
-        let opaque = attempt::send(
-            &self.shared,
-            &self.prepared,
-            to,
-            connection,
-            &waiting,
-            connection.immediately(),
-        )?;
+        let manner = (connection.immediately(), now);
+        let opaque = attempt::send(&self.shared, &self.prepared, to, connection, &waiting, manner)?;
         let mut state = self.state.lock();
         if !state.plan.is_open(number) {
             // Its outcome came before this thread did.
             return Ok(());
         }
         if !state.plan.is_done() {
-            state.open.push(Open {
+            state.add_open(Open {
                 number,
                 connection: Arc::clone(connection),
                 opaque,
@@ -443,20 +408,39 @@ impl AsyncSend {
         self.shared
             .learn_from_failure(self.topic(), broker.as_deref(), &error);
         let mut state = self.state.lock();
-        state.open.retain(|open| open.number != number);
+        state.remove_open(number);
         state.plan.failed(number, Instant::now(), error);
     }
 
     /// The plan is at its end: gives up what is open, and closes the account when every attempt is in it. Several threads
     /// may be here at once; whoever closes the last attempt finishes the send.
-    fn finish(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        if state.finished {
+    fn finish<'s>(self: &'s Arc<Self>, mut state: MutexGuard<'s, State>, wake_ups: &mut WakeUps) {
+        if state.has_loose_ends() {
+            let open: Vec<_> = state.open.take().into_iter().collect();
+            let more_open = std::mem::take(&mut state.more_open);
+            let parked = state.parked.take();
+            drop(state);
+            self.give_up(open.into_iter().chain(more_open), parked);
+            state = self.state.lock();
+        }
+        if state.finished || state.plan.has_open() {
+            // Another thread has the outcome of an attempt in its hands, or is just beginning one. It comes here next.
             return;
         }
-        let open = std::mem::take(&mut state.open);
-        let parked = state.parked.take();
+        state.finished = true;
+        if !state.plan.is_stored() {
+            state.failure = state.plan.finish(Instant::now()).err();
+        }
+        let turn = state.turn.take();
+        let failure = state.failure.as_ref().map(Error::delivery);
         drop(state);
+        wake_ups.task(Arc::<Self>::clone(self));
+        if let Some(turn) = turn {
+            turn.end(failure);
+        }
+    }
+
+    fn give_up(&self, open: impl Iterator<Item = Open>, parked: Option<(Parked, Option<TimerKey>)>) {
         if let Some((what, key)) = parked {
             if let Some(key) = key {
                 self.shared.timer.cancel(key);
@@ -470,20 +454,6 @@ impl AsyncSend {
                 self.state.lock().plan.failed(open.number, Instant::now(), error);
             }
         }
-        let mut state = self.state.lock();
-        if state.finished || state.plan.has_open() {
-            // Another thread has the outcome of an attempt in its hands, or is just beginning one. It comes here next.
-            return;
-        }
-        let outcome = state.plan.finish(Instant::now());
-        let turn = state.turn.take();
-        let failure = outcome.as_ref().err().map(Error::delivery);
-        state.hand_out(outcome);
-        drop(state);
-        self.run_closure();
-        if let Some(turn) = turn {
-            turn.end(failure);
-        }
     }
 
     pub(super) fn finish_without_attempt(self: &Arc<Self>, error: Error) {
@@ -491,56 +461,43 @@ impl AsyncSend {
         if state.finished {
             return;
         }
-        state.hand_out(Err(error));
+        state.finished = true;
+        state.failure = Some(error);
         let entrance = state.entrance.take();
         drop(state);
         drop(entrance);
-        self.run_closure();
-    }
-
-    fn run_closure(self: &Arc<Self>) {
-        let task: Arc<dyn Task> = Arc::<Self>::clone(self);
-        self.shared.workers.submit(task);
-    }
-}
-
-impl State {
-    /// The one outcome of the send: from here on nothing that comes counts.
-    fn hand_out(&mut self, outcome: Result<SendResult, Error>) {
-        self.finished = true;
-        self.outcome = Some(outcome);
+        self.shared.workers.submit(Arc::<Self>::clone(self));
     }
 }
 
 impl Waiter for AsyncSend {
-    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
-        match outcome {
+    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>, wake_ups: &mut WakeUps) {
+        let verdict = match outcome {
+            Outcome::Reply { address, header, .. } => attempt::read_reply(address, header),
+            Outcome::Failed(error) => Err(error),
             Outcome::Overdue => {
                 let mut state = self.state.lock();
                 state.plan.overdue(ticket);
                 if let Some(to) = state.plan.destination(ticket) {
                     self.shared.learn_from_silence(&to.broker);
                 }
+                return self.drive_on(state, wake_ups);
             }
-            Outcome::Failed(error) => self.failed(ticket, error),
-            Outcome::Reply { address, header, .. } => match attempt::read_reply(address, header) {
-                Err(error) => self.failed(ticket, error),
-                Ok(stored) => {
-                    let is_ok = stored.0 == SendStatus::SendOk;
-                    let mut state = self.state.lock();
-                    let State { plan, open, .. } = &mut *state;
-                    open.retain(|open| open.number != ticket);
-                    if let Some(to) = plan.destination(ticket) {
-                        if let Some(began) = plan.began(ticket) {
-                            self.shared.learn_from_success(&to.broker, began);
-                        }
-                        let result = attempt::result(&self.shared, &self.prepared, to, stored);
-                        plan.stored(ticket, result, is_ok);
-                    }
-                }
-            },
+        };
+        let stored = match verdict {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.failed(ticket, error);
+                return self.drive_on(self.state.lock(), wake_ups);
+            }
+        };
+        let mut state = self.state.lock();
+        state.remove_open(ticket);
+        if let (Some(to), Some(began)) = (state.plan.destination(ticket), state.plan.began(ticket)) {
+            self.shared.learn_from_success(&to.broker, began);
+            state.plan.stored(ticket, stored);
         }
-        self.drive();
+        self.drive_on(state, wake_ups);
     }
 
     fn judge(&self) -> Option<Judge> {
@@ -551,11 +508,22 @@ impl Waiter for AsyncSend {
 impl Task for AsyncSend {
     fn run(self: Arc<Self>) {
         let mut state = self.state.lock();
-        let taken = state.closing.take().zip(state.outcome.take());
+        let (closing, failure) = (state.closing.take(), state.failure.take());
+        let finished = state.plan.finish_stored();
         drop(state);
-        let Some((closing, outcome)) = taken else { return };
-        let outcome = outcome.map_err(|error| SendFailure::new(self.prepared.message.clone(), error));
+        let Some(closing) = closing else { return };
+        let outcome = match (failure, finished) {
+            (None, Some(finished)) => Ok(attempt::result(&self.shared, &self.prepared, finished)),
+            (failure, _) => {
+                let message = self.prepared.message.clone();
+                Err(SendFailure::new(message, failure.unwrap_or(Error::ShutDown)))
+            }
+        };
         closing.run(&self.shared, outcome);
+    }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
     }
 }
 

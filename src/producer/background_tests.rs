@@ -6,10 +6,16 @@ use super::*;
 use crate::{
     config::{ProducerConfig, Redelivery},
     error::Delivery,
-    message::{Message, MessageId, OffsetMessageId},
+    message::{Message, OffsetMessageId},
     net::{deadline::Deadline, sync::channel},
-    producer::{options::Options, plan::Rules},
-    wire::request::route::{BrokerData, QueueData, RouteData},
+    producer::{
+        plan::Rules,
+        result::{SendResult, SendStatus},
+    },
+    wire::request::{
+        route::{BrokerData, QueueData, RouteData},
+        send_message::SendReply,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,7 +26,7 @@ fn shared() -> Arc<Shared> {
     let mut config = ProducerConfig::new("group".to_owned());
     // Nobody listens there, and nobody is asked.
     config.name_servers = Some("127.0.0.1:1".to_owned());
-    Shared::start(config).unwrap()
+    Shared::start(config, None).unwrap()
 }
 
 fn stop(shared: &Arc<Shared>) {
@@ -48,7 +54,7 @@ fn route() -> Arc<TopicRoute> {
                 topic_sys_flag: 0,
             })
             .collect(),
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     Arc::new(TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap())
 }
@@ -78,19 +84,15 @@ fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
 }
 
 fn store(plan: &mut SendPlan, number: u32) {
-    let result = SendResult {
-        status: SendStatus::SendOk,
-        message_id: MessageId::from_text("0A000001000118B4AAC2000000000000").unwrap(),
+    let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
-        queue: Arc::clone(&plan.destination(number).unwrap().queue),
+        queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
-        region_id: "DefaultRegion".into(),
+        region_id: None,
         trace_on: true,
-        attempts: 1,
-        may_be_duplicated: false,
     };
-    plan.stored(number, result, true);
+    plan.stored(number, (SendStatus::SendOk, reply));
 }
 
 fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Arc<AsyncSend>, Told) {
@@ -98,7 +100,7 @@ fn sending(shared: &Arc<Shared>, route: &Arc<TopicRoute>, plan: SendPlan) -> (Ar
     let on_done = Box::new(move |outcome| sender.send(outcome).unwrap());
     let closing = Closing::new(on_done, None, None);
     let message = Message::new("t", "x").unwrap();
-    let prepared = Prepared::new(shared, &message, &Options::default()).unwrap();
+    let prepared = Prepared::new(shared, &message).unwrap();
     let send = AsyncSend::new(shared, prepared, None, false, plan, closing);
     send.state.lock().route = Some((Arc::clone(route), None));
     (send, told)
@@ -145,7 +147,7 @@ fn a_verdict_that_is_on_its_way_is_waited_for() {
         waited: Duration::ZERO,
         written: Written::All,
     };
-    Arc::clone(&send).complete(0, Outcome::Failed(error));
+    Arc::clone(&send).complete(0, Outcome::Failed(error), &mut WakeUps::default());
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(failure.error.attempts().len(), 1);
     assert_eq!(failure.error.delivery(), Delivery::Unknown);
@@ -203,7 +205,7 @@ fn stopping_the_timer_ends_a_parked_send_with_what_is_known() {
         waited: Duration::ZERO,
         written: Written::All,
     };
-    Arc::clone(&send).complete(0, Outcome::Failed(error));
+    Arc::clone(&send).complete(0, Outcome::Failed(error), &mut WakeUps::default());
     let failure = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(failure.error.attempts().len(), 2, "{}", failure.error);
     assert_eq!(failure.error.delivery(), Delivery::Unknown);
@@ -259,7 +261,7 @@ fn an_ordered_send_does_not_overtake_one_that_looks_for_its_route() {
         let plan = SendPlan::new(rules, "t".into(), Deadline::after(4 * PATIENCE));
         let on_done = Box::new(|_| {});
         let closing = Closing::new(on_done, None, None);
-        let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap(), &Options::default()).unwrap();
+        let prepared = Prepared::new(&shared, &Message::new("t", "x").unwrap()).unwrap();
         AsyncSend::new(
             &shared,
             prepared,

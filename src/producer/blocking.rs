@@ -1,97 +1,32 @@
-//! Drives the plan on the caller's thread: the blocking send.
-//!
-//! The caller waits at a *desk*: a channel that the reader threads put verdicts on. Desks are kept and used again, so a
-//! send allocates none. Tickets grow from send to send, so a verdict that comes when its send is over is recognised.
-//! While an earlier attempt is open, even a connection is waited for there: the answer may make it unneeded.
+//! Drives the plan on the caller's thread: the blocking send. Where the caller waits is in `desk.rs`.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    attempt::{self, Prepared, Verdict},
+    attempt::{self, Prepared},
     choose,
+    desk::{Arrival, Desk, What},
     options::Options,
     plan::{Destination, SendPlan, Step},
-    result::{SendResult, SendStatus},
+    result::SendResult,
     shared::Shared,
     shutdown,
 };
 use crate::{
-    cluster::topic_route::{PublishQueue, TopicRoute},
+    cluster::topic_route::TopicRoute,
     error::{Error, Phase, Written},
     message::Message,
     net::{
         connection::{Cancelled, Connection, Manner},
         deadline::Deadline,
-        meter::Judge,
-        sync::channel,
-        waiter::{Outcome, Waiter},
     },
 };
 
-/// Verdicts that can lie on a desk at once: those of the open attempts of one send and, for a moment, of the send before.
-const DESK_CAPACITY: usize = 32;
-
-/// Desks that are kept for the next senders.
-const MOST_DESKS: usize = 256;
-
 /// A verdict that was taken out of a table at the last moment is on its way; so long it may take at most.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
-
-struct Arrival {
-    /// Of the attempt that it is for.
-    ticket: u32,
-    what: What,
-}
-
-enum What {
-    Verdict(Verdict),
-    /// The connection that the attempt waits for, or why there is none. A desk must not keep it open.
-    Connection(Result<Weak<Connection>, Error>),
-}
-
-/// The side of a desk that verdicts come from.
-struct Counter(channel::Sender<Arrival>);
-
-impl Waiter for Counter {
-    fn complete(self: Arc<Self>, ticket: u32, outcome: Outcome<'_>) {
-        let verdict = match outcome {
-            Outcome::Reply { address, header, .. } => attempt::read_reply(address, header),
-            // The sender keeps its own time.
-            Outcome::Overdue => return,
-            Outcome::Failed(error) => Err(error),
-        };
-        // Full is impossible: the capacity covers all open attempts of two sends. Disconnected means that nobody waits.
-        let what = What::Verdict(verdict);
-        self.0.try_send(Arrival { ticket, what }).ok();
-    }
-
-    fn judge(&self) -> Option<Judge> {
-        Some(attempt::judge)
-    }
-}
-
-/// Where a blocked sender waits.
-pub(super) struct Desk {
-    counter: Arc<dyn Waiter>,
-    sender: channel::Sender<Arrival>,
-    arrivals: channel::Receiver<Arrival>,
-    next_ticket: u32,
-}
-
-impl Desk {
-    fn new() -> Self {
-        let (sender, arrivals) = channel::bounded(DESK_CAPACITY);
-        Self {
-            counter: Arc::new(Counter(sender.clone())),
-            sender,
-            arrivals,
-            next_ticket: 0,
-        }
-    }
-}
 
 /// An attempt that is registered with a connection.
 struct Open {
@@ -107,31 +42,33 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     options.check()?;
     let deadline = options.deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    send_inside(shared, message, options, deadline)
+    let prepared = Prepared::new(shared, message)?;
+    send_prepared(shared, message, prepared, options, deadline)
 }
 
-/// The same for somebody who is inside the gate already.
-pub(super) fn send_inside(
+/// The same, by someone who is inside the gate already.
+pub(super) fn send_prepared(
     shared: &Arc<Shared>,
     message: &Message,
+    prepared: Prepared,
     options: &Options,
     deadline: Deadline,
 ) -> Result<SendResult, Error> {
-    let prepared = Prepared::new(shared, message, options)?;
-    let rules = options.rules(&shared.config, shared.config.retries);
+    let rules = options.rules(&shared.config, &shared.blocking_rules);
     let plan = SendPlan::new(rules, Arc::clone(message.shared_topic()), deadline);
-    let desk = shared.desks.lock().pop().unwrap_or_else(Desk::new);
+    let desk = Desk::sit_down();
     let mut sending = Sending {
         shared,
         prepared,
-        base: desk.next_ticket,
+        base: desk.next_ticket(),
         desk,
         plan,
         open: None,
         more_open: Vec::new(),
     };
     let outcome = sending.run(options, &deadline);
-    sending.put_desk_back();
+    let used = sending.plan.begun();
+    sending.desk.get_up(used);
     shutdown::note(shared, outcome.as_ref().err().map(|error| (message, error)));
     outcome
 }
@@ -193,13 +130,15 @@ impl Sending<'_> {
             let Some(until) = pause else { return Err(error) };
             log::debug!("topic {topic}: no route yet, looking again: {error}");
             // Nothing has been sent, so nothing can arrive but for earlier sends.
-            drop(self.desk.arrivals.recv_deadline(until));
+            drop(self.desk.receive(until));
         }
     }
 
-    fn drive(&mut self, mut route: Arc<TopicRoute>, aim: Option<&PublishQueue>) -> Result<SendResult, Error> {
+    fn drive(&mut self, mut route: Arc<TopicRoute>, aim: Option<&Destination>) -> Result<SendResult, Error> {
+        // Nothing has been waited for yet, unless for the route.
+        let mut now = Instant::now();
         loop {
-            match self.plan.next(Instant::now(), &route, aim) {
+            match self.plan.next(now, &route, aim) {
                 Step::Attempt {
                     number,
                     to,
@@ -207,7 +146,7 @@ impl Sending<'_> {
                     until,
                 } => {
                     self.shared.note_retry(self.plan.take_retried());
-                    if let Err(error) = self.begin(number, &to, share, until) {
+                    if let Err(error) = self.begin(number, &to, (now, share, until)) {
                         self.failed(number, error);
                         // What failed may have moved.
                         route = self.shared.routes.known(&route.topic).unwrap_or(route);
@@ -229,23 +168,42 @@ impl Sending<'_> {
                 }
                 Step::Finish => {
                     self.give_up_open(self.plan.deadline().at());
-                    return self.plan.finish(Instant::now());
+                    let finished = match self.plan.finish_stored() {
+                        Some(finished) => finished,
+                        None => self.plan.finish(Instant::now())?,
+                    };
+                    return Ok(attempt::result(self.shared, &self.prepared, finished));
                 }
+            }
+            if !self.plan.is_done() {
+                now = Instant::now();
             }
         }
     }
 
     /// Takes in one verdict. False if none came until then.
     fn receive(&mut self, until: Instant) -> bool {
-        let arrival = self.desk.arrivals.recv_deadline(until);
-        arrival.map(|arrival| self.take_in(arrival)).is_ok()
+        let arrival = self.desk.receive(until);
+        arrival.map(|arrival| self.take_in(arrival)).is_some()
     }
 
-    fn begin(&mut self, number: u32, to: &Destination, share: Instant, until: Instant) -> Result<(), Error> {
-        let began = Instant::now();
-        let connection = self.connect(number, to, share)?;
-        let waiting = attempt::waiting(&self.desk.counter, self.base.wrapping_add(number), None);
-        let manner = Manner::Blocking { until: share };
+    fn begin(
+        &mut self,
+        number: u32,
+        to: &Destination,
+        (began, share, until): (Instant, Instant, Instant),
+    ) -> Result<(), Error> {
+        let is_alone = self.open.is_none() && self.more_open.is_empty();
+        let live = self
+            .shared
+            .connections
+            .live_by(&to.broker.link, &to.broker.address);
+        let (connection, now) = match live {
+            Some(connection) if is_alone => (connection, began),
+            live => (self.connect(number, to, share, live.is_some())?, Instant::now()),
+        };
+        let waiting = attempt::waiting(self.desk.counter(), self.base.wrapping_add(number), None);
+        let manner = (Manner::Blocking { until: share }, now);
         let opaque = attempt::send(self.shared, &self.prepared, to, &connection, &waiting, manner)?;
         let open = Open {
             number,
@@ -262,32 +220,28 @@ impl Sending<'_> {
     }
 
     /// The connection for an attempt. If an answer of an earlier attempt ends the send meanwhile, there is none.
-    fn connect(&mut self, number: u32, to: &Destination, share: Instant) -> Result<Arc<Connection>, Error> {
+    fn connect(
+        &mut self,
+        number: u32,
+        to: &Destination,
+        share: Instant,
+        is_connected: bool,
+    ) -> Result<Arc<Connection>, Error> {
         let began = Instant::now();
         let (connections, address) = (&self.shared.connections, &to.broker.address);
-        let is_alone = self.open.is_none() && self.more_open.is_empty();
-        match connections.live(address) {
-            Some(connection) if is_alone => return Ok(connection),
-            Some(_) => {}
-            None => {
-                if let Some(until) = connections.when_worth_dialling(address) {
-                    self.plan.closed(number, until);
-                }
+        if !is_connected {
+            if let Some(until) = connections.when_worth_dialling(address) {
+                self.plan.closed(number, until);
             }
         }
-        if is_alone {
+        if self.open.is_none() && self.more_open.is_empty() {
             let deadline = Deadline::starting(began, share.saturating_duration_since(began));
             return connections.wait(address, &deadline);
         }
         let ticket = self.base.wrapping_add(number);
-        let desk = self.desk.sender.clone();
-        let then = move |ready: Result<Arc<Connection>, Error>| {
-            let what = What::Connection(ready.map(|connection| Arc::downgrade(&connection)));
-            desk.try_send(Arrival { ticket, what }).ok();
-        };
         // Whatever lies on the desk by now is taken in before the connection.
-        connections.when_ready(address, Box::new(then));
-        while let Ok(arrival) = self.desk.arrivals.recv_deadline(share) {
+        connections.when_ready(address, Box::new(self.desk.for_connection(ticket)));
+        while let Some(arrival) = self.desk.receive(share) {
             match arrival.what {
                 What::Connection(ready) if arrival.ticket == ticket => {
                     if let Some(connection) = ready?.upgrade() {
@@ -329,9 +283,7 @@ impl Sending<'_> {
                 if let Some(began) = self.plan.began(number) {
                     self.shared.learn_from_success(&to.broker, began);
                 }
-                let is_ok = stored.0 == SendStatus::SendOk;
-                let result = attempt::result(self.shared, &self.prepared, to, stored);
-                self.plan.stored(number, result, is_ok);
+                self.plan.stored(number, stored);
             }
             Err(error) => self.failed(number, error),
         }
@@ -362,6 +314,9 @@ impl Sending<'_> {
     /// Takes back every attempt that is over by then and has no verdict. One whose verdict is on its way is waited for, for
     /// it may say that the message is stored.
     fn give_up_open(&mut self, by: Instant) {
+        if self.open.is_none() && self.more_open.is_empty() {
+            return;
+        }
         let mut open: Vec<_> = self.open.take_if(|open| open.until <= by).into_iter().collect();
         let (over, still_open): (Vec<_>, _) = self.more_open.drain(..).partition(|open| open.until <= by);
         self.more_open = still_open;
@@ -375,7 +330,7 @@ impl Sending<'_> {
         }
         let until = Instant::now() + LAST_MOMENT;
         while expected > 0 {
-            let Ok(arrival) = self.desk.arrivals.recv_deadline(until) else {
+            let Some(arrival) = self.desk.receive(until) else {
                 break;
             };
             let number = arrival.ticket.wrapping_sub(self.base);
@@ -388,14 +343,6 @@ impl Sending<'_> {
             // Whatever has not come by now counts as unknown, and the plan does not wait for it any more.
             let error = open.connection.timeout(Written::All, open.began.elapsed());
             self.plan.failed(open.number, Instant::now(), error);
-        }
-    }
-
-    fn put_desk_back(mut self) {
-        self.desk.next_ticket = self.base.wrapping_add(self.plan.begun());
-        let mut desks = self.shared.desks.lock();
-        if desks.len() < MOST_DESKS {
-            desks.push(self.desk);
         }
     }
 }

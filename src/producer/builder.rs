@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use super::{Producer, shared::Shared};
 use crate::{
     code::ResponseCode,
-    config::{AddressMap, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
+    config::{AddressMap, EndTransactions, FaultTable, HeaderSerialization, ProducerConfig, Redelivery},
     error::Error,
     message::CompressionType,
 };
@@ -388,6 +388,43 @@ impl ProducerBuilder {
         self
     }
 
+    /// Sets how a [`TransactionProducer`](super::TransactionProducer) tells brokers how a transaction ended. Default
+    /// [`EndTransactions::Acknowledged`], which unlike Java's says whether it arrived.
+    ///
+    /// ```
+    /// use rocketmq_producer::{EndTransactions, Producer};
+    ///
+    /// let builder = Producer::builder("payments").end_transactions(EndTransactions::OneWay);
+    /// # drop(builder);
+    /// ```
+    pub fn end_transactions(mut self, how: EndTransactions) -> Self {
+        self.config.end_transactions = how;
+        self
+    }
+
+    /// Sets how many threads may ask the [listener](super::TransactionListener::check) of a transactional producer about
+    /// transactions at once. They start when they are needed. Default 4, where Java has 1 (`checkThreadPoolMaxSize`), so that
+    /// one slow answer does not hold up all others; at most 1024. Up to 2000 questions or 64 MiB of them wait; what comes
+    /// beyond that is dropped, and asked again by the broker.
+    #[doc(alias = "checkThreadPoolMaxSize")]
+    pub fn transaction_check_threads(mut self, threads: usize) -> Self {
+        self.config.transaction_check_threads = threads;
+        self
+    }
+
+    /// Sets for how long a commit that no broker has confirmed is not sent again, whatever brokers ask. Default 10 s, since a
+    /// broker of 5.x asks up to some seconds after it has received a commit, and publishes a message as often as it is
+    /// committed. A commit that was lost is sent again at the first question after that time, unless
+    /// [`Self::redelivery`] wants no duplicates.
+    pub fn unconfirmed_commit_pause(mut self, pause: Duration) -> Self {
+        self.config.unconfirmed_commit_pause = pause;
+        self
+    }
+
+    pub(super) fn into_config(self) -> ProducerConfig {
+        self.config
+    }
+
     /// Checks the settings and starts the producer. Nothing is sent yet: routes and connections are made when they are
     /// first needed.
     ///
@@ -395,6 +432,6 @@ impl ProducerBuilder {
     /// - [`Error::InvalidConfig`] for a setting that cannot work, named with its rule and value.
     /// - [`Error::Thread`] when the operating system refuses the timer thread.
     pub fn start(self) -> Result<Producer, Error> {
-        Shared::start(self.config).map(Producer::new)
+        Shared::start(self.config, None).map(Producer::new)
     }
 }

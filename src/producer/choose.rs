@@ -1,6 +1,6 @@
 //! Which queue takes the next attempt. Pure, but for the cursor of the round robin.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::target::Aim;
 use crate::{
@@ -19,11 +19,11 @@ use crate::{
 /// Where the health of brokers is watched, as 5.x `MQFaultStrategy.selectOneMessageQueue`: first one that is available and
 /// not to be avoided, then one that can at least be reached, then any. Unlike 4.7.0, which takes only the broker that it
 /// means to avoid.
-pub(super) fn in_turn(
+pub(crate) fn in_turn(
     route: &TopicRoute,
     now: Instant,
     avoid: impl Fn(&RouteBroker) -> bool,
-) -> Option<&PublishQueue> {
+) -> Option<&Arc<PublishQueue>> {
     let count = route.queues.len();
     let start = route.cursor.fetch_add(1, Ordering::Relaxed);
     let turn = |step: usize| route.queues.get(start.wrapping_add(step).checked_rem(count)?);
@@ -44,7 +44,8 @@ pub(super) fn in_turn(
         let best = [Standing::Available, Standing::Reachable]
             .into_iter()
             .find_map(|least| {
-                let fits = |known: &&PublishQueue| !avoid(&known.broker) && is_at_least(&known.broker, least);
+                let fits =
+                    |known: &&Arc<PublishQueue>| !avoid(&known.broker) && is_at_least(&known.broker, least);
                 (0..count).filter_map(turn).find(fits)
             });
         if best.is_some() {
@@ -62,7 +63,7 @@ pub(super) fn aimed<'r>(
     aim: &Aim,
     route: &'r TopicRoute,
     message: &Message,
-) -> Result<&'r PublishQueue, Error> {
+) -> Result<&'r Arc<PublishQueue>, Error> {
     let count = route.queues.len();
     let invalid = |reason: String| Error::InvalidMessage { reason };
     match aim {
@@ -135,7 +136,7 @@ mod tests {
                     topic_sys_flag: 0,
                 })
                 .collect(),
-            order_topic_conf: None,
+            ..RouteData::default()
         };
         TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap()
     }

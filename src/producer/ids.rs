@@ -11,40 +11,36 @@ use std::{
 use crate::{
     message::MessageId,
     net::sync::{AtomicU64, Ordering},
-    wire::id::{id_milliseconds, unique_key},
+    wire::id::{UniqueKeyPrefix, id_milliseconds},
 };
 
 /// Makes message ids (4.7.0 `MessageClientIDSetter`). Unlike 4.7.0 tag and counter belong to the producer, not to the
-/// process, and the process id is read anew for each id, so that a forked child makes other ids than its parent.
+/// process: a forked child that starts a producer makes other ids than its parent. It cannot go on with its parent's, whose
+/// threads it does not have.
 #[derive(Debug)]
-pub(super) struct IdMaker {
-    ip: IpAddr,
-    tag: u32,
+pub(crate) struct IdMaker {
+    prefix: UniqueKeyPrefix,
     counter: AtomicU64,
 }
 
 impl IdMaker {
-    pub(super) fn new(ip: IpAddr) -> Self {
+    pub(crate) fn new(ip: IpAddr) -> Self {
         let random = RandomState::new().hash_one(process::id());
         let tag = u32::try_from(random >> 32).unwrap_or_default();
         Self {
-            ip,
-            tag,
+            prefix: UniqueKeyPrefix::new(ip, low_16(process::id().into()), tag),
             counter: AtomicU64::new(random & 0xFFFF),
         }
     }
 
-    pub(super) fn next(&self, unix_ms: u64) -> MessageId {
-        let low_16 = |value: u64| u16::try_from(value & 0xFFFF).unwrap_or_default();
+    pub(crate) fn next(&self, unix_ms: u64) -> MessageId {
         let counter = low_16(self.counter.fetch_add(1, Ordering::Relaxed));
-        unique_key(
-            self.ip,
-            low_16(u64::from(process::id())),
-            self.tag,
-            id_milliseconds(unix_ms),
-            counter,
-        )
+        self.prefix.key(id_milliseconds(unix_ms), counter)
     }
+}
+
+fn low_16(value: u64) -> u16 {
+    u16::try_from(value & 0xFFFF).unwrap_or_default()
 }
 
 /// Milliseconds since 1970 by the wall clock, which is used for born times and ids only, never for timeouts.

@@ -2,21 +2,25 @@
 
 mod admission;
 mod aimed;
+mod async_state;
 mod attempt;
 mod background;
 mod blocking;
 mod builder;
-mod choose;
+pub(crate) mod choose;
+mod desk;
 mod diagnose;
 mod diagnosis;
 mod gate;
-mod ids;
+pub(crate) mod ids;
 mod inbound;
 mod lanes;
 mod oneway;
 mod options;
 mod permits;
 mod plan;
+mod queries;
+mod record;
 mod replies;
 mod reply;
 mod request;
@@ -27,6 +31,7 @@ mod shutdown;
 mod stats;
 mod tally;
 mod target;
+mod transaction;
 mod warm_up;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -34,6 +39,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use aimed::Aimed;
 pub use builder::ProducerBuilder;
 pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
+pub use queries::{AnyMessageId, Boundary, CreatedTopic, FoundMessages, NewTopic, Queries};
 pub use reply::Reply;
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
@@ -43,6 +49,9 @@ pub use stats::{
     Stats, TopicStats,
 };
 pub use target::Target;
+pub use transaction::{
+    LocalTransaction, TransactionEnd, TransactionListener, TransactionProducer, TransactionSendResult,
+};
 
 use crate::{
     config::DROP_TIMEOUT,
@@ -233,7 +242,8 @@ impl Producer {
     }
 
     /// The queues that take messages of a topic, sorted by broker name and queue id. For a topic that does not exist yet
-    /// but would be created, the queues that it would get.
+    /// but would be created, the queues that it would get. For a static topic of 5.x its logical queues, sorted by id, whose
+    /// broker name is `__syslo__global__` wherever they are held.
     ///
     /// Blocks for at most the send timeout if the route is not known yet.
     ///

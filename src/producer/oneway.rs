@@ -1,6 +1,6 @@
 //! The one-way send: one attempt, no answer.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use super::{
     attempt::{self, Prepared},
@@ -21,12 +21,12 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     }
     let deadline = options.oneway_deadline(&shared.config);
     let _inside = shared.gate.enter()?;
-    let prepared = Prepared::new(shared, message, options)?;
+    let prepared = Prepared::new(shared, message)?;
     let topic = message.shared_topic();
     let route = shared.routes.wait(topic, &deadline)?;
     let to = match options.aim() {
         Some(aim) => choose::aimed(aim, &route, message)?,
-        None => choose::in_turn(&route, Instant::now(), |_| false).ok_or_else(|| Error::Timeout {
+        None => choose::in_turn(&route, deadline.began(), |_| false).ok_or_else(|| Error::Timeout {
             phase: Phase::Route,
             target: Arc::clone(topic),
             waited: deadline.waited(),
@@ -35,8 +35,8 @@ pub(super) fn send(shared: &Arc<Shared>, message: &Message, options: &Options) -
     };
     let sent = shared
         .connections
-        .wait(&to.broker.address, &deadline)
-        .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, deadline.at()));
+        .wait_by(&to.broker.link, &to.broker.address, &deadline)
+        .and_then(|connection| attempt::send_oneway(shared, &prepared, to, &connection, &deadline));
     if let Err(error) = &sent {
         shared.learn_from_failure(topic, Some(&to.broker), error);
     }

@@ -19,12 +19,7 @@ pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
     pub(super) redelivery: Option<Redelivery>,
     pub(super) ordered: bool,
-    /// What goes out beside the message's own properties.
-    pub(super) added: Option<Arc<[AddedProperty]>>,
 }
-
-/// A property that a message gets on its way, and that its sender does not see.
-pub(super) type AddedProperty = (&'static str, Box<str>);
 
 impl Options {
     pub(super) fn aim(&self) -> Option<&Aim> {
@@ -59,19 +54,30 @@ impl Options {
         Deadline::after(self.timeout.unwrap_or(config.send_timeout))
     }
 
-    /// What the send may do. `retries` is the number for a send that may go to any queue, or that is alone in its queue.
-    pub(super) fn rules(&self, config: &ProducerConfig, retries: u32) -> Rules {
-        let retries = if self.may_repeat() { retries } else { 0 };
-        Rules {
-            attempts: retries.saturating_add(1),
-            retry_response_codes: Arc::clone(&config.retry_response_codes),
-            retry_another_broker_when_not_store_ok: config.retry_another_broker_when_not_store_ok,
-            redelivery: self.redelivery.unwrap_or(config.redelivery),
-            back_off: config.back_off,
-            round: config
-                .delivery_timeout
-                .filter(|_| self.may_repeat())
-                .map(|_| config.send_timeout),
+    /// What the send may do; nearly always what all may do that are sent in the same way.
+    pub(super) fn rules(&self, config: &ProducerConfig, usual: &Arc<Rules>) -> Arc<Rules> {
+        if self.redelivery.is_none() && self.may_repeat() {
+            return Arc::clone(usual);
         }
+        let mut rules = Rules::clone(usual);
+        rules.redelivery = self.redelivery.unwrap_or(config.redelivery);
+        if !self.may_repeat() {
+            rules.attempts = 1;
+            rules.round = None;
+        }
+        Arc::new(rules)
     }
+}
+
+/// The rules of sends without wishes of their own. `retries` is the number for a send that may go to any queue, or that is
+/// alone in its queue.
+pub(super) fn usual_rules(config: &ProducerConfig, retries: u32) -> Arc<Rules> {
+    Arc::new(Rules {
+        attempts: retries.saturating_add(1),
+        retry_response_codes: Arc::clone(&config.retry_response_codes),
+        retry_another_broker_when_not_store_ok: config.retry_another_broker_when_not_store_ok,
+        redelivery: config.redelivery,
+        back_off: config.back_off,
+        round: config.delivery_timeout.map(|_| config.send_timeout),
+    })
 }

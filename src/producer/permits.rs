@@ -3,24 +3,65 @@
 //! 1. A permit is taken before a send is begun, and given back when a worker takes up its closure.
 //! 2. A worker never waits for a permit: all workers could wait for permits of sends whose closures need a worker. A send
 //!    that is started inside a closure takes over the permit of the send that it completes; further ones try once.
+//! 3. Both numbers stand in one word, which is changed in one act, so room is never promised twice.
+//! 4. Whoever waits is not woken for each permit: a thread that sends faster than brokers answer would change places with a
+//!    worker for each message. It is woken when a quarter of the room is free, when the workers have nothing else to do, and
+//!    by itself after a little while.
 
-use std::{cell::RefCell, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::net::{
-    sync::{Condvar, Mutex},
+    sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering},
     workers::is_worker,
 };
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
-    sends: usize,
-    bytes: usize,
+/// Whoever waits for room looks again after so long, then after twice as long each time up to the second.
+const LOOKS_AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
+
+/// Bytes stand in the low bits of the word: one tebibyte.
+const BYTES_BITS: u32 = 40;
+const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
+
+/// Sends stand in the others: sixteen million.
+const MOST_SENDS: u64 = (1 << (u64::BITS - BYTES_BITS)) - 1;
+
+/// A number of sends and their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held(u64);
+
+impl Held {
+    fn new(sends: u64, bytes: u64) -> Self {
+        Self(sends << BYTES_BITS | bytes)
+    }
+
+    fn sends(self) -> u64 {
+        self.0 >> BYTES_BITS
+    }
+
+    fn bytes(self) -> u64 {
+        self.0 & BYTES_MASK
+    }
+
+    fn with(self, bytes: u64) -> Self {
+        Self::new(self.sends() + 1, self.bytes() + bytes)
+    }
+
+    fn without(self, bytes: u64) -> Self {
+        Self::new(self.sends().saturating_sub(1), self.bytes().saturating_sub(bytes))
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Permits {
     limit: Held,
-    held: Mutex<Held>,
+    held: AtomicU64,
+    /// How many wait for room.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
     freed: Condvar,
 }
 
@@ -28,7 +69,7 @@ pub(super) struct Permits {
 #[derive(Debug)]
 pub(super) struct Permit {
     permits: Arc<Permits>,
-    bytes: usize,
+    bytes: u64,
 }
 
 thread_local! {
@@ -38,9 +79,12 @@ thread_local! {
 
 impl Permits {
     pub(super) fn new(sends: usize, bytes: usize) -> Arc<Self> {
+        let sends = u64::try_from(sends).unwrap_or(MOST_SENDS).min(MOST_SENDS);
         Arc::new(Self {
-            limit: Held { sends, bytes },
-            held: Mutex::default(),
+            limit: Held::new(sends, countable(bytes)),
+            held: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::default(),
             freed: Condvar::new(),
         })
     }
@@ -48,58 +92,104 @@ impl Permits {
     /// Takes room for a send of so many bytes, waiting for it until then unless the caller is a worker. A send that is
     /// larger than the whole limit is let in alone.
     pub(super) fn acquire(self: &Arc<Self>, bytes: usize, until: Instant) -> Option<Permit> {
+        let bytes = countable(bytes);
         if let Some(mut carried) = take_carried(self) {
             if self.resize(&mut carried, bytes) {
                 return Some(carried);
             }
         }
-        let mut held = self.held.lock();
-        while !self.fits(*held, bytes) {
-            if is_worker() || self.freed.wait_until(&mut held, until).timed_out() && !self.fits(*held, bytes)
-            {
-                return None;
-            }
-        }
-        held.sends += 1;
-        held.bytes += bytes;
-        drop(held);
-        Some(Permit {
+        let has_room = self.take(bytes) || !is_worker() && self.wait(bytes, until);
+        has_room.then(|| Permit {
             permits: Arc::clone(self),
             bytes,
         })
     }
 
+    fn take(&self, bytes: u64) -> bool {
+        self.change(|held| self.fits(held, bytes).then(|| held.with(bytes)))
+    }
+
+    fn change(&self, change: impl Fn(Held) -> Option<Held>) -> bool {
+        let change = |held| change(Held(held)).map(|held| held.0);
+        self.held
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change)
+            .is_ok()
+    }
+
+    #[cold]
+    fn wait(&self, bytes: u64, until: Instant) -> bool {
+        let (mut pause, longest) = LOOKS_AGAIN_AFTER;
+        let mut guard = self.lock.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let has_room = loop {
+            // Looked at after announcing it: whoever makes room from here on sees that somebody waits.
+            if self.take(bytes) {
+                break true;
+            }
+            let now = Instant::now();
+            if now >= until {
+                break false;
+            }
+            self.freed.wait_until(&mut guard, until.min(now + pause));
+            pause = (2 * pause).min(longest);
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        drop(guard);
+        has_room
+    }
+
     /// How many sends hold room now, and how many bytes.
     pub(super) fn in_use(&self) -> (usize, usize) {
-        let held = *self.held.lock();
-        (held.sends, held.bytes)
+        let held = Held(self.held.load(Ordering::Relaxed));
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        (count(held.sends()), count(held.bytes()))
     }
 
     /// Makes a permit one for so many bytes, if they fit. In one act: if it were given back first, a thread that waits
     /// could take the room.
-    fn resize(&self, permit: &mut Permit, bytes: usize) -> bool {
-        let mut held = self.held.lock();
-        let others = Held {
-            sends: held.sends.saturating_sub(1),
-            bytes: held.bytes.saturating_sub(permit.bytes),
-        };
-        if !self.fits(others, bytes) {
-            return false;
+    fn resize(&self, permit: &mut Permit, bytes: u64) -> bool {
+        let fits = self.change(|held| {
+            let others = held.without(permit.bytes);
+            self.fits(others, bytes).then(|| others.with(bytes))
+        });
+        if fits && bytes < permit.bytes {
+            self.wake_if_worth_it();
         }
-        held.bytes = others.bytes.saturating_add(bytes);
-        drop(held);
-        let shrinks = bytes < permit.bytes;
-        permit.bytes = bytes;
-        if shrinks {
-            self.freed.notify_all();
+        if fits {
+            permit.bytes = bytes;
         }
-        true
+        fits
     }
 
-    fn fits(&self, held: Held, bytes: usize) -> bool {
-        held.sends == 0
-            || held.sends < self.limit.sends && held.bytes.saturating_add(bytes) <= self.limit.bytes
+    fn fits(&self, held: Held, bytes: u64) -> bool {
+        held.sends() == 0 || held.sends() < self.limit.sends() && held.bytes() + bytes <= self.limit.bytes()
     }
+
+    /// Wakes those who wait if there is a good deal of room.
+    fn wake_if_worth_it(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let held = Held(self.held.load(Ordering::SeqCst));
+        let most = |limit: u64| limit - limit / 4;
+        if held.sends() <= most(self.limit.sends() - 1) && held.bytes() <= most(self.limit.bytes()) {
+            self.wake();
+        }
+    }
+
+    /// Wakes those who wait: nothing more will be given back for now.
+    pub(super) fn wake(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            // Whoever has announced himself and found no room is waiting by the time that the lock is free.
+            drop(self.lock.lock());
+            self.freed.notify_all();
+        }
+    }
+}
+
+/// What is more than can be counted counts as that.
+fn countable(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(BYTES_MASK).min(BYTES_MASK / 2)
 }
 
 impl Permit {
@@ -120,12 +210,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut held = self.permits.held.lock();
-        held.sends = held.sends.saturating_sub(1);
-        held.bytes = held.bytes.saturating_sub(self.bytes);
-        drop(held);
-        // Several may fit into what one large send leaves.
-        self.permits.freed.notify_all();
+        self.permits.change(|held| Some(held.without(self.bytes)));
+        self.permits.wake_if_worth_it();
     }
 }
 
@@ -156,7 +242,7 @@ mod tests {
         let second = permits.acquire(40, soon()).unwrap();
         assert!(permits.acquire(0, soon()).is_none(), "count");
         drop((first, second));
-        assert_eq!(*permits.held.lock(), Held::default());
+        assert_eq!(permits.in_use(), (0, 0));
     }
 
     #[test]
@@ -191,7 +277,7 @@ mod tests {
         let next = permit.carry(|| permits.acquire(2, soon()).expect("the carried one makes room"));
         drop(next);
         permits.acquire(1, soon()).unwrap().carry(|| {});
-        assert_eq!(*permits.held.lock(), Held::default());
+        assert_eq!(permits.in_use(), (0, 0));
     }
 
     /// Threads that wait for room cannot take the place of the send that follows in a closure.
@@ -217,6 +303,6 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(*permits.held.lock(), Held::default());
+        assert_eq!(permits.in_use(), (0, 0));
     }
 }

@@ -17,18 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{choose, result::SendResult};
+use super::{
+    attempt::Stored,
+    choose,
+    record::{Record, RecordState, Records},
+    result::SendStatus,
+};
 use crate::{
     cluster::topic_route::{PublishQueue, RouteBroker, TopicRoute},
     code::ResponseCode,
     config::Redelivery,
-    error::{Attempt, Delivery, Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
+    error::{Error, FailedSend, Phase, Written, is_access_refusal, is_busy_refusal},
     net::{deadline::Deadline, meter::RetryReason},
 };
-
-/// Attempts whose account is kept. Only a send with a delivery timeout can have more, and then the first one, which shows
-/// how the trouble began, and the latest are kept.
-const KEPT_RECORDS: usize = 16;
 
 /// What the last round of a send with a delivery timeout has.
 const LAST_CHANCE: Duration = Duration::from_millis(50);
@@ -70,38 +71,23 @@ pub(super) enum Step {
 }
 
 /// A queue and its broker.
-pub(super) type Destination = PublishQueue;
+pub(super) type Destination = Arc<PublishQueue>;
 
-struct Record {
-    number: u32,
-    to: Destination,
-    began: Instant,
-    share: Instant,
-    until: Instant,
-    /// Of an earlier round: its broker may be tried again.
-    is_past: bool,
-    /// Its address was not dialled, since it could not be connected to a moment ago, and is not before then.
-    closed_until: Option<Instant>,
-    state: RecordState,
-}
-
-enum RecordState {
-    /// Within its share.
-    Awaited,
-    /// Beyond its share, but still registered.
-    Overdue,
-    Failed {
-        took: Duration,
-        error: Error,
-    },
-    Stored,
+/// The end of a send that is stored.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) to: Destination,
+    pub(super) stored: Stored,
+    /// How many attempts were begun.
+    pub(super) attempts: u32,
+    pub(super) may_be_duplicated: bool,
 }
 
 pub(super) struct SendPlan {
-    rules: Rules,
+    rules: Arc<Rules>,
     topic: Arc<str>,
     deadline: Deadline,
-    records: Vec<Record>,
+    records: Records,
     begun: u32,
     /// Attempts that do not count against the rules: the address was not dialled, or the broker went away for the first time.
     free: u32,
@@ -113,7 +99,7 @@ pub(super) struct SendPlan {
     not_before: Option<Instant>,
     /// The best answer that says stored, and the attempt that it is the answer of. While another broker is tried it is one
     /// that is stored less safely than it should be.
-    stored: Option<(u32, SendResult)>,
+    stored: Option<(u32, Stored)>,
     /// Why no further attempt is made.
     stop: Option<&'static str>,
     done: bool,
@@ -127,12 +113,12 @@ pub(super) struct SendPlan {
 pub(super) type RetryOf = (Arc<str>, RetryReason);
 
 impl SendPlan {
-    pub(super) fn new(rules: Rules, topic: Arc<str>, deadline: Deadline) -> Self {
+    pub(super) fn new(rules: impl Into<Arc<Rules>>, topic: Arc<str>, deadline: Deadline) -> Self {
         Self {
-            rules,
+            rules: rules.into(),
             topic,
             deadline,
-            records: Vec::new(),
+            records: Records::default(),
             begun: 0,
             free: 0,
             went_away: false,
@@ -152,7 +138,7 @@ impl SendPlan {
     }
 
     /// Says what to do at `now`. `aimed` is the one queue that the send is for, if it is.
-    pub(super) fn next(&mut self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Step {
+    pub(super) fn next(&mut self, now: Instant, route: &TopicRoute, aimed: Option<&Destination>) -> Step {
         if self.done {
             return Step::Finish;
         }
@@ -215,19 +201,21 @@ impl SendPlan {
 
     /// With a delivery timeout: when all brokers have failed, they may be tried again after a pause.
     fn begin_round(&mut self, now: Instant, route: &TopicRoute, is_aimed: bool) {
-        let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
         if self.rules.round.is_none()
             || self.begun == 0
             || self.stored.is_some()
-            || !is_over
             || self.not_before.is_some_and(|at| at > now)
         {
+            return;
+        }
+        let is_over = is_aimed || route.brokers.iter().all(|broker| self.has_tried(&broker.name));
+        if !is_over {
             return;
         }
         if self.records.iter().all(|record| record.is_past) {
             return;
         }
-        for record in &mut self.records {
+        for record in self.records.iter_mut() {
             record.is_past = true;
         }
         self.not_before = Some(self.pause_of_round(now));
@@ -279,14 +267,15 @@ impl SendPlan {
     }
 
     /// The attempt was answered: the message is stored.
-    pub(super) fn stored(&mut self, number: u32, result: SendResult, is_ok: bool) {
+    pub(super) fn stored(&mut self, number: u32, stored: Stored) {
+        let is_ok = stored.0 == SendStatus::SendOk;
         self.note_end(number, RetryReason::NotStoreOk);
         if let Some(record) = self.record(number) {
             record.state = RecordState::Stored;
         }
         self.done = is_ok || !self.rules.retry_another_broker_when_not_store_ok || self.done;
         if is_ok || self.stored.is_none() {
-            self.stored = Some((number, result));
+            self.stored = Some((number, stored));
         }
     }
 
@@ -348,17 +337,12 @@ impl SendPlan {
 
     /// When the attempt was begun.
     pub(super) fn began(&self, number: u32) -> Option<Instant> {
-        self.records
-            .iter()
-            .find(|record| record.number == number)
-            .map(|record| record.began)
+        self.records.of(number).map(|record| record.began)
     }
 
     /// Whether the attempt has neither an answer nor failed.
     pub(super) fn is_open(&self, number: u32) -> bool {
-        self.records
-            .iter()
-            .any(|record| record.number == number && record.is_open())
+        self.records.of(number).is_some_and(Record::is_open)
     }
 
     /// Whether any attempt has neither an answer nor failed.
@@ -369,6 +353,11 @@ impl SendPlan {
     /// Whether nothing will change any more what [`Self::next`] says.
     pub(super) fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether an attempt was answered: stored.
+    pub(super) fn is_stored(&self) -> bool {
+        self.stored.is_some()
     }
 
     /// The broker that an attempt failed at; none if it was given up unsent, since the send is decided.
@@ -394,25 +383,31 @@ impl SendPlan {
 
     /// The queue and broker of an attempt.
     pub(super) fn destination(&self, number: u32) -> Option<&Destination> {
-        self.records
-            .iter()
-            .find(|record| record.number == number)
-            .map(|record| &record.to)
+        self.records.of(number).map(|record| &record.to)
+    }
+
+    /// The outcome, if it is stored.
+    pub(super) fn finish_stored(&mut self) -> Option<Finished> {
+        let (number, stored) = self.stored.take()?;
+        self.done = true;
+        let to = Arc::clone(&self.records.of(number)?.to);
+        let mut others = self.records.iter().filter(|record| record.number != number);
+        Some(Finished {
+            to,
+            stored,
+            attempts: self.begun,
+            may_be_duplicated: self.forgotten_unknown || others.any(Record::may_be_stored),
+        })
     }
 
     /// The outcome. Whatever was open has been given up and reported as failed before; an attempt of which that is not
     /// known counts as one that may be stored.
-    pub(super) fn finish(&mut self, now: Instant) -> Result<SendResult, Error> {
+    pub(super) fn finish(&mut self, now: Instant) -> Result<Finished, Error> {
+        if let Some(finished) = self.finish_stored() {
+            return Ok(finished);
+        }
         self.done = true;
         let records = std::mem::take(&mut self.records);
-        if let Some((number, stored)) = self.stored.take() {
-            let mut others = records.iter().filter(|record| record.number != number);
-            return Ok(SendResult {
-                attempts: self.begun,
-                may_be_duplicated: self.forgotten_unknown || others.any(Record::may_be_stored),
-                ..stored
-            });
-        }
         let elapsed = now.saturating_duration_since(self.deadline.began());
         if records.is_empty() {
             return Err(Error::Timeout {
@@ -430,7 +425,7 @@ impl SendPlan {
         )))
     }
 
-    fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&PublishQueue>) -> Option<Destination> {
+    fn choose(&self, now: Instant, route: &TopicRoute, aimed: Option<&Destination>) -> Option<Destination> {
         let has_more = self.rules.round.is_some() || self.begun - self.free < self.rules.attempts;
         if self.stop.is_some() || !has_more || !self.may_send_again() {
             return None;
@@ -439,7 +434,10 @@ impl SendPlan {
             return None;
         }
         if let Some(queue) = aimed {
-            return Some(queue.clone());
+            return Some(Arc::clone(queue));
+        }
+        if self.records.is_empty() {
+            return choose::in_turn(route, now, |_| false).cloned();
         }
         let last = self.records.last();
         let untried = route.brokers.iter().any(|broker| !self.has_tried(&broker.name));
@@ -488,36 +486,22 @@ impl SendPlan {
         let number = self.begun;
         self.begun = self.begun.saturating_add(1);
         self.not_before = self.not_before.filter(|not_before| *not_before > now);
-        self.make_room();
-        let state = RecordState::Awaited;
-        self.records.push(Record {
+        let forgotten = self.records.push(Record {
             number,
-            to: to.clone(),
+            to: Arc::clone(&to),
             began: now,
             share,
             until,
             is_past: false,
             closed_until: None,
-            state,
+            state: RecordState::Awaited,
         });
+        self.forgotten_unknown |= forgotten.is_some_and(|forgotten| forgotten.may_be_stored());
         Step::Attempt {
             number,
             to,
             share,
             until,
-        }
-    }
-
-    /// Forgets the oldest failed attempt but the first, when there are too many.
-    fn make_room(&mut self) {
-        if self.records.len() < KEPT_RECORDS {
-            return;
-        }
-        let failed = |record: &Record| matches!(record.state, RecordState::Failed { .. });
-        let oldest = self.records.iter().skip(1).position(failed);
-        if let Some(oldest) = oldest {
-            let forgotten = self.records.remove(oldest + 1);
-            self.forgotten_unknown |= forgotten.may_be_stored();
         }
     }
 
@@ -531,7 +515,7 @@ impl SendPlan {
     }
 
     fn record(&mut self, number: u32) -> Option<&mut Record> {
-        self.records.iter_mut().find(|record| record.number == number)
+        self.records.of_mut(number)
     }
 
     fn has_tried(&self, broker_name: &str) -> bool {
@@ -562,44 +546,6 @@ impl SendPlan {
 
 fn is_busy(error: &Error) -> bool {
     matches!(error, Error::Refused { code, remark, .. } if is_busy_refusal(*code, remark))
-}
-
-impl Record {
-    fn is_open(&self) -> bool {
-        matches!(self.state, RecordState::Awaited | RecordState::Overdue)
-    }
-
-    /// The line of this attempt in the account of a failed send.
-    fn account(self, now: Instant) -> Attempt {
-        let (took, error) = match self.state {
-            RecordState::Failed { took, error } => (took, error),
-            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => {
-                let waited = now.saturating_duration_since(self.began);
-                let error = Error::Timeout {
-                    phase: Phase::Reply,
-                    target: Arc::clone(&self.to.broker.address),
-                    waited,
-                    written: Written::All,
-                };
-                (waited, error)
-            }
-        };
-        let queue_id = self.to.queue.queue_id();
-        Attempt::new(Arc::clone(&self.to.broker.name), queue_id, took, error)
-    }
-
-    /// Whether no broker has seen the whole message because of this attempt.
-    fn never_left(&self) -> bool {
-        matches!(&self.state, RecordState::Failed { error, .. } if error.delivery() == Delivery::NotStored)
-    }
-
-    /// Whether this attempt may have left a copy behind.
-    fn may_be_stored(&self) -> bool {
-        match &self.state {
-            RecordState::Awaited | RecordState::Overdue | RecordState::Stored => true,
-            RecordState::Failed { error, .. } => error.delivery() == Delivery::Unknown,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 
 use super::*;
 use crate::{
-    message::{MessageId, OffsetMessageId},
-    producer::result::SendStatus,
-    wire::request::route::{BrokerData, QueueData, RouteData},
+    error::Delivery,
+    message::OffsetMessageId,
+    producer::record::KEPT_RECORDS,
+    wire::request::{
+        route::{BrokerData, QueueData, RouteData},
+        send_message::SendReply,
+    },
 };
 
 /// What a test does or expects next. Times are milliseconds since the send began.
@@ -56,7 +60,7 @@ fn route(brokers: &[&str]) -> TopicRoute {
                 topic_sys_flag: 0,
             })
             .collect(),
-        order_topic_conf: None,
+        ..RouteData::default()
     };
     TopicRoute::from_data(&"t".into(), &data, Arc::default()).unwrap()
 }
@@ -110,25 +114,22 @@ fn timed_out(written: Written) -> Error {
     }
 }
 
-fn result(queue: &PublishQueue, status: SendStatus) -> SendResult {
-    SendResult {
-        status,
-        message_id: MessageId::from_text("0A000001000118B4AAC2000000000000").unwrap(),
+fn reply(status: SendStatus) -> crate::producer::attempt::Stored {
+    let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
-        queue: Arc::clone(&queue.queue),
+        queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
-        region_id: "DefaultRegion".into(),
+        region_id: None,
         trace_on: true,
-        attempts: 77,
-        may_be_duplicated: false,
-    }
+    };
+    (status, reply)
 }
 
 struct Run {
     plan: SendPlan,
     route: TopicRoute,
-    aimed: Option<PublishQueue>,
+    aimed: Option<Destination>,
     began: Instant,
 }
 
@@ -226,27 +227,25 @@ impl Run {
     }
 
     fn stored(&mut self, number: u32, status: SendStatus) {
-        let to = self.plan.destination(number).unwrap().clone();
-        self.plan
-            .stored(number, result(&to, status), status == SendStatus::SendOk);
+        self.plan.stored(number, reply(status));
     }
 }
 
-struct Ending(Result<SendResult, Error>);
+struct Ending(Result<Finished, Error>);
 
 impl Ending {
     /// Broker, attempts and whether there may be a copy.
     fn stored(self) -> (String, u32, bool) {
         let result = self.0.expect("stored");
         (
-            result.queue.broker_name().to_owned(),
+            result.to.queue.broker_name().to_owned(),
             result.attempts,
             result.may_be_duplicated,
         )
     }
 
     fn status(&self) -> SendStatus {
-        self.0.as_ref().expect("stored").status
+        self.0.as_ref().expect("stored").stored.0
     }
 
     /// Why it stopped, the verdict, and one line for each attempt.

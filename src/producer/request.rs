@@ -6,8 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Producer, blocking,
-    options::{AddedProperty, Options},
+    Producer,
+    attempt::{AddedProperty, Prepared},
+    blocking,
+    options::Options,
     replies::{Arrival, Requester},
     reply::Reply,
     request_async,
@@ -147,14 +149,14 @@ pub(super) fn opening_until(deadline: &Deadline, timeout: Duration) -> std::time
     share.at().min(deadline.at())
 }
 
-/// The wishes of a request's send: those of the user, and what tells the consumer whom to reply to.
-pub(super) fn send_options(
+/// A message as a request: with what tells the consumer whom to reply to.
+pub(super) fn prepare(
     shared: &Shared,
-    options: &Options,
+    message: &Message,
     timeout: Duration,
     route: &TopicRoute,
     correlation_id: &str,
-) -> Options {
+) -> Result<Prepared, Error> {
     let mut added: Vec<AddedProperty> = vec![
         (property::CORRELATION_ID, correlation_id.into()),
         (property::REPLY_TO_CLIENT, (&*shared.client_id).into()),
@@ -168,11 +170,7 @@ pub(super) fn send_options(
         .map(|broker| &*broker.cluster)
         .find(|cluster| !cluster.is_empty());
     added.extend(cluster.map(|cluster| (property::CLUSTER, cluster.into())));
-    Options {
-        timeout: Some(timeout),
-        added: Some(added.into()),
-        ..options.clone()
-    }
+    Prepared::request(shared, message, added)
 }
 
 /// The error of a request that was sent and got no reply.
@@ -213,8 +211,8 @@ fn request(
     let path = open_path(shared, &route, &deadline, timeout)?;
     let (sender, arrivals) = channel::bounded(1);
     let waiting = shared.replies.wait(Arc::new(Caller(sender)))?;
-    let options = send_options(shared, options, timeout, &route, &waiting.correlation_id);
-    let sent = blocking::send_inside(shared, message, &options, deadline);
+    let prepared = prepare(shared, message, timeout, &route, &waiting.correlation_id)?;
+    let sent = blocking::send_prepared(shared, message, prepared, options, deadline);
     shared.tally.ended(sent.as_ref().err());
     let arrived = match &sent {
         // A reply is waited for even if the send has no verdict: it would be the best of all.

@@ -12,14 +12,13 @@ use std::{
 
 use super::{
     admission::{self, Closing},
-    attempt::Prepared,
     choose,
-    gate::Inside,
+    gate::{Gate, Inside},
     options::Options,
     permits::Permit,
     replies::{Arrival, Requester, Waiting},
     reply::Reply,
-    request::{check, no_reply, not_opened, opening_until, send_options},
+    request::{check, no_reply, not_opened, opening_until, prepare},
     result::{SendFailure, SendResult},
     shared::Shared,
     target::{Aim, Target},
@@ -28,7 +27,12 @@ use crate::{
     cluster::{reply_path::OpenPath, topic_route::TopicRoute},
     error::{Error, NoReplyCause},
     message::Message,
-    net::{deadline::Deadline, sync::Mutex, timer::TimerKey, workers::Task},
+    net::{
+        deadline::Deadline,
+        sync::Mutex,
+        timer::TimerKey,
+        workers::{Task, Workers},
+    },
 };
 
 /// What the user wants to be told.
@@ -54,7 +58,7 @@ struct State {
     finished: bool,
     outcome: Option<Result<Reply, Error>>,
     /// What running the closure needs; taken by the worker that does.
-    closing: Option<(OnReply, Permit, Inside)>,
+    closing: Option<(OnReply, Permit, Inside<Arc<Gate>>)>,
 }
 
 struct AsyncRequest {
@@ -79,7 +83,7 @@ pub(super) fn request(
     if let Err(error) = shared.workers.ensure_one() {
         return on_done(Err(SendFailure::new(message, admission::no_worker(error))));
     }
-    let inside = match shared.gate.enter() {
+    let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
         Err(error) => return refuse(shared, message, error, on_done, None),
     };
@@ -121,7 +125,13 @@ pub(super) fn request(
 }
 
 /// A request that was not begun ends as such a send does.
-fn refuse(shared: &Arc<Shared>, message: Message, error: Error, on_done: OnReply, inside: Option<Inside>) {
+fn refuse(
+    shared: &Arc<Shared>,
+    message: Message,
+    error: Error,
+    on_done: OnReply,
+    inside: Option<Inside<Arc<Gate>>>,
+) {
     shared.replies.ended(&Err(error.clone()));
     let on_done = move |outcome: Result<SendResult, SendFailure>| {
         if let Err(failure) = outcome {
@@ -183,11 +193,10 @@ impl AsyncRequest {
         let requester: Arc<dyn Requester> = Arc::<Self>::clone(self);
         let prepared = self.shared.replies.wait(requester).and_then(|waiting| {
             let id = &waiting.correlation_id;
-            let options = send_options(&self.shared, &self.options, self.timeout, route, id);
-            let prepared = Prepared::new(&self.shared, &self.message, &options)?;
-            Ok((waiting, options, prepared))
+            let prepared = prepare(&self.shared, &self.message, self.timeout, route, id)?;
+            Ok((waiting, prepared))
         });
-        let (waiting, options, prepared) = match prepared {
+        let (waiting, prepared) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.finish(Err(error)),
         };
@@ -202,7 +211,7 @@ impl AsyncRequest {
         let request = Arc::clone(self);
         let on_sent = move |outcome| request.sent(outcome);
         let closing = Closing::new(Box::new(on_sent), None, None);
-        admission::begin(&self.shared, prepared, &options, self.deadline, closing);
+        admission::begin(&self.shared, prepared, &self.options, self.deadline, closing);
     }
 
     /// The send has ended.
@@ -323,5 +332,9 @@ impl Task for AsyncRequest {
         };
         let outcome = outcome.map_err(|error| SendFailure::new(self.message.clone(), error));
         self.shared.gate.run_closure(|| permit.carry(|| on_done(outcome)));
+    }
+
+    fn pool(&self) -> &Workers {
+        &self.shared.workers
     }
 }

@@ -3,16 +3,17 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{
-    blocking::Desk,
     gate::Gate,
     ids::{IdMaker, client_id, local_ip, unique_instance_name},
     inbound::Served,
     lanes::Lanes,
+    options::usual_rules,
     permits::Permits,
-    plan::RetryOf,
+    plan::{RetryOf, Rules},
     replies::Replies,
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
+    transaction::Transactions,
 };
 use crate::{
     cluster::{
@@ -57,7 +58,9 @@ pub(crate) struct Shared {
     /// Requests that wait for their reply.
     pub(super) replies: Arc<Replies>,
     pub(super) reply_path: Arc<ReplyPath>,
-    pub(super) desks: Mutex<Vec<Desk>>,
+    /// What blocking sends may do, and what asynchronous ones may, unless they wish otherwise.
+    pub(super) blocking_rules: Arc<Rules>,
+    pub(super) async_rules: Arc<Rules>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) timer: Arc<Timer>,
     pub(super) workers: Workers,
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(super) housekeeping: Arc<Housekeeping>,
     /// `None` unless latency fault tolerance is on.
     pub(super) health: Option<Arc<BrokerHealth>>,
+    /// `None` unless the producer is transactional.
+    pub(super) transactions: Option<Transactions>,
     pub(super) last_outcomes: Mutex<LastOutcomes>,
     /// Held while somebody shuts the producer down; `Some` when that is done.
     pub(super) shut_down: Mutex<Option<ShutdownReport>>,
@@ -74,7 +79,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Checks the settings and starts the timer, the only thread that a producer has before its first send.
-    pub(super) fn start(config: ProducerConfig) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(
+        config: ProducerConfig,
+        transactions: Option<Transactions>,
+    ) -> Result<Arc<Self>, Error> {
         config.check()?;
         let name_servers = Arc::new(name_servers(&config)?);
         let ip = config
@@ -82,6 +90,7 @@ impl Shared {
             .unwrap_or_else(|| local_ip(&name_servers.in_order()));
         let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
         let client_id = client_id(ip, &instance_name);
+        let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
         let timer = Arc::new(Timer::new());
         let connections = Connections::new(
             connection_settings(&config),
@@ -99,7 +108,7 @@ impl Shared {
         );
         map_addresses(&config, &connections, &name_servers);
         let replies = Arc::<Replies>::default();
-        connections.set_inbound(served(&replies, &routes));
+        connections.set_inbound(served(&replies, &routes, transactions.as_ref()));
         start_timer(&timer, &connections)?;
         let housekeeping = Housekeeping::start(
             identity(&config, &client_id),
@@ -110,36 +119,47 @@ impl Shared {
             Arc::clone(&timer),
             detector(&config, health.as_ref(), &connections, &routes, &timer),
         );
-        log::info!(
-            "producer {} of group {} started",
-            client_id,
-            config.producer_group
-        );
-        Ok(Arc::new(Self {
+        log::info!("producer {client_id} of group {} started", config.producer_group);
+        let shared = Arc::new(Self {
             ids: IdMaker::new(ip),
             client_id,
             default_region: DEFAULT_REGION.into(),
             started: Instant::now(),
             tally: Tally::default(),
             gate: Arc::default(),
-            permits: Permits::new(config.max_async_in_flight, config.max_async_bytes),
+            permits: Arc::clone(&permits),
             refusals: Permits::new(config.max_async_in_flight, usize::MAX),
             requesters: Permits::new(BLOCKING_IN_FLIGHT, usize::MAX),
             replies,
             reply_path: ReplyPath::new(&connections, &routes, &housekeeping, &timer),
-            desks: Mutex::default(),
+            blocking_rules: usual_rules(&config, config.retries),
+            async_rules: usual_rules(&config, config.async_retries),
             lanes: Arc::default(),
-            workers: Workers::new(config.callback_threads),
+            workers: Workers::new(config.callback_threads, Box::new(move || permits.wake())),
             timer,
             connections,
             name_servers,
             routes,
             housekeeping,
             health,
+            transactions,
             last_outcomes: Mutex::default(),
             shut_down: Mutex::new(None),
             config,
-        }))
+        });
+        shared.started();
+        Ok(shared)
+    }
+
+    fn started(self: &Arc<Self>) {
+        if let Some(transactions) = &self.transactions {
+            transactions.started(self);
+        }
+        log::info!(
+            "producer {} of group {} started",
+            self.client_id,
+            self.config.producer_group
+        );
     }
 
     /// An attempt is begun that follows another.
@@ -168,6 +188,17 @@ impl Shared {
     /// broker may be passed over for a while.
     pub(super) fn learn_from_failure(&self, topic: &Arc<str>, broker: Option<&RouteBroker>, error: &Error) {
         self.note_not_connected(error);
+        self.doubt_route(topic, error);
+        if let (Some(health), Some(broker)) = (&self.health, broker) {
+            if let Some(failure) = self.broker_failure(error) {
+                health.failed(&broker.name, failure, Instant::now());
+            }
+        }
+    }
+
+    /// Looks a route up again if the error means that it is out of date, and leaves a connection that the broker wants to
+    /// be rid of.
+    pub(super) fn doubt_route(&self, topic: &Arc<str>, error: &Error) {
         if let Error::Refused {
             address,
             code: ResponseCode::GO_AWAY,
@@ -190,16 +221,12 @@ impl Shared {
                 ResponseCode::TOPIC_NOT_EXIST
                     | ResponseCode::NO_PERMISSION
                     | ResponseCode::SERVICE_NOT_AVAILABLE
+                    | ResponseCode::NOT_LEADER_FOR_QUEUE
             ),
             _ => false,
         };
         if stale && !self.gate.is_closed() {
             self.routes.refresh(topic);
-        }
-        if let (Some(health), Some(broker)) = (&self.health, broker) {
-            if let Some(failure) = self.broker_failure(error) {
-                health.failed(&broker.name, failure, Instant::now());
-            }
         }
     }
 
@@ -268,10 +295,14 @@ fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(),
         })
 }
 
-/// What brokers ask a producer for.
-fn served(replies: &Arc<Replies>, routes: &Arc<Routes>) -> Arc<Served> {
+/// Which requests of brokers are served.
+fn served(replies: &Arc<Replies>, routes: &Arc<Routes>, transactions: Option<&Transactions>) -> Arc<Served> {
     let code = RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT;
-    Arc::new(Served::default().with(code, replies.serve(routes)))
+    let served = Served::default().with(code, replies.serve(routes));
+    Arc::new(match transactions {
+        Some(transactions) => transactions.serve(served),
+        None => served,
+    })
 }
 
 fn detector(

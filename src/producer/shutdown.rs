@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{result::SendFailure, shared::Shared};
+use super::{result::SendFailure, shared::Shared, transaction::Transactions};
 use crate::{
     error::{Delivery, Error},
     message::Message,
@@ -147,7 +147,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     let began = Instant::now();
     shared.gate.close();
     let until = began + within.min(Duration::from_secs(24 * 3600));
-    let patience = if shared.gate.is_running_closure() {
+    let transactions = shared.transactions.as_ref();
+    let is_asked = transactions.is_some_and(Transactions::is_running_check);
+    let patience = if is_asked || shared.gate.is_running_closure() {
         // Another thread that is at it waits for the closure that is calling.
         began
     } else {
@@ -160,6 +162,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
         return report.clone();
     }
     shared.gate.wait_until_empty(until);
+    if let Some(transactions) = transactions {
+        transactions.finish(until);
+    }
     let connections = shared.connections.all();
     for connection in &connections {
         connection.wait_until_written(until);
@@ -177,6 +182,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
     let closures_until = until.max(Instant::now() + LAST_WORDS);
     shared.gate.wait_until_empty(closures_until);
     shared.workers.stop(closures_until);
+    if let Some(transactions) = transactions {
+        transactions.stop(closures_until);
+    }
     let report = report(shared, ended_early, began);
     log::info!(
         "producer {} of group {}: {report}",

@@ -3,6 +3,23 @@
 /// `-9223372036854775808` has 20 characters.
 const MAX_DIGITS: usize = 20;
 
+/// All pairs of digits, one behind the other.
+const PAIRS: &[u8; 200] = b"\
+    0001020304050607080910111213141516171819\
+    2021222324252627282930313233343536373839\
+    4041424344454647484950515253545556575859\
+    6061626364656667686970717273747576777879\
+    8081828384858687888990919293949596979899";
+
+/// Writes a number below 100 at `start`.
+#[inline]
+fn put_pair(text: &mut [u8; MAX_DIGITS], start: usize, pair: u64) {
+    let at = 2 * usize::try_from(pair).unwrap_or_default();
+    if let (Some(slot), Some(pair)) = (text.get_mut(start..start + 2), PAIRS.get(at..at + 2)) {
+        slot.copy_from_slice(pair);
+    }
+}
+
 /// The decimal text of an integer, held inline.
 #[derive(Clone, Copy)]
 pub(crate) struct Decimal {
@@ -12,18 +29,21 @@ pub(crate) struct Decimal {
 }
 
 impl Decimal {
+    #[inline]
     pub(crate) fn new(value: i64) -> Self {
         let mut text = [b'0'; MAX_DIGITS];
         let mut start = MAX_DIGITS;
         let mut rest = value.unsigned_abs();
-        for digit in text.iter_mut().rev() {
-            // The remainder is below ten, so the fallback is never taken.
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            start -= 1;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+        // Two digits at a time, from the back.
+        while rest >= 100 {
+            start -= 2;
+            put_pair(&mut text, start, rest % 100);
+            rest /= 100;
+        }
+        start -= 2;
+        put_pair(&mut text, start, rest);
+        if rest < 10 {
+            start += 1;
         }
         if value < 0 {
             start = start.saturating_sub(1);
@@ -34,6 +54,7 @@ impl Decimal {
         Self { text, start }
     }
 
+    #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.text.get(self.start..).unwrap_or_default()
     }

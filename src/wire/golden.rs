@@ -4,6 +4,7 @@
 //! the crate's `tests/vectors`, whose README says where they come from. A row is told by its fields, not by its file:
 //!
 //! - frames (`frame_hex`, `decoded`) are checked in `golden/frames.rs`,
+//! - queries among them also in `golden/queries.rs`,
 //! - parts of messages (`kind` and what that kind has) in `golden/bodies.rs`,
 //! - odd frames and what servers made of them (`request_hex`, `outcome`) in `golden/probes.rs`.
 //!
@@ -13,6 +14,8 @@
 mod bodies;
 mod frames;
 mod probes;
+mod queries;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

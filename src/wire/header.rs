@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use super::decimal::Decimal;
 use super::frame::{self, Serialization};
-use super::json_text::JsonText;
-use super::limits::{MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
+use super::json_text::{self, JsonText};
+use super::limits::{FRAME_PREFIX_BYTES, MAX_FRAME_LENGTH, MAX_HEADER_BYTES, MIN_FRAME_LENGTH};
 use super::{WireError, header_binary, header_json};
 
 /// Bit 0 of the flag (`RPC_TYPE`): the command is a response.
@@ -136,8 +137,8 @@ const KEPT_FIELDS: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
     serialization: Serialization,
-    // Of JSON, the raw text of `JsonText`.
-    kept: [(&'a str, &'a str); KEPT_FIELDS],
+    // The value is UTF-8; of JSON, both are the raw text of `JsonText`.
+    kept: [(&'a str, &'a [u8]); KEPT_FIELDS],
     count: usize,
     // What follows the kept ones.
     rest: Option<FieldReader<'a>>,
@@ -166,7 +167,7 @@ impl<'a> Fields<'a> {
     pub(super) fn new(serialization: Serialization) -> Self {
         Self {
             serialization,
-            kept: [("", ""); KEPT_FIELDS],
+            kept: [("", &[]); KEPT_FIELDS],
             count: 0,
             rest: None,
         }
@@ -184,7 +185,7 @@ impl<'a> Fields<'a> {
     pub(super) fn add(&mut self, name: &'a str, value: &'a str, reader: impl FnOnce() -> FieldReader<'a>) {
         match self.kept.get_mut(self.count) {
             Some(slot) => {
-                *slot = (name, value);
+                *slot = (name, value.as_bytes());
                 self.count += 1;
             }
             None if self.rest.is_none() => self.rest = Some(reader()),
@@ -192,20 +193,37 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Adds a field whose value is ASCII without escapes; `None` when there is no room.
+    #[inline]
+    pub(super) fn add_known(&mut self, name: &'a str, value: &'a [u8]) -> Option<()> {
+        *self.kept.get_mut(self.count)? = (name, value);
+        self.count += 1;
+        Some(())
+    }
+
+    /// All names and values, if all are kept and none has escapes.
+    pub(super) fn all_kept(&self) -> Option<&[(&'a str, &'a [u8])]> {
+        let kept = self.kept.get(..self.count)?;
+        let is_plain =
+            |(name, value): &(&str, &[u8])| !self.is_escaped(name.as_bytes()) && !self.is_escaped(value);
+        (self.rest.is_none() && kept.iter().all(is_plain)).then_some(kept)
+    }
+
     fn raw(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let kept = self.kept.into_iter().take(self.count);
+        let as_text = |(name, value)| (name, std::str::from_utf8(value).unwrap_or_default());
+        let kept = self.kept.into_iter().take(self.count).map(as_text);
         let mut rest = self.rest.clone();
         kept.chain(std::iter::from_fn(move || rest.as_mut()?.next_raw()))
     }
 
     /// Whether raw text has escapes to resolve.
     #[inline]
-    fn is_escaped(&self, raw: &str) -> bool {
-        self.serialization == Serialization::Json && JsonText::of_raw(raw).is_escaped()
+    fn is_escaped(&self, raw: &[u8]) -> bool {
+        self.serialization == Serialization::Json && json_text::is_escaped_raw(raw)
     }
 
     fn text(&self, raw: &'a str) -> Cow<'a, str> {
-        if self.is_escaped(raw) {
+        if self.is_escaped(raw.as_bytes()) {
             JsonText::of_raw(raw).text()
         } else {
             Cow::Borrowed(raw)
@@ -219,22 +237,20 @@ impl<'a> Fields<'a> {
             .map(|(name, value)| (self.text(name), self.text(value)))
     }
 
-    /// Hands every field to `visit`, in the same order: the way for replies, which are many.
+    /// Hands every field to `visit`, in the same order, the value as bytes of UTF-8: the way for replies, which are many.
     #[inline]
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, &str)) {
-        let mut visit_raw = |name: &'a str, value: &'a str| {
-            if self.is_escaped(name) || self.is_escaped(value) {
-                visit(&self.text(name), &self.text(value));
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, &[u8])) {
+        for (name, value) in self.kept.iter().take(self.count) {
+            if self.is_escaped(name.as_bytes()) || self.is_escaped(value) {
+                let value = std::str::from_utf8(value).unwrap_or_default();
+                visit(&self.text(name), self.text(value).as_bytes());
             } else {
                 visit(name, value);
             }
-        };
-        for (name, value) in self.kept.iter().take(self.count) {
-            visit_raw(name, value);
         }
         if let Some(mut rest) = self.rest.clone() {
             while let Some((name, value)) = rest.next_raw() {
-                visit_raw(name, value);
+                visit(&self.text(name), self.text(value).as_bytes());
             }
         }
     }
@@ -242,7 +258,7 @@ impl<'a> Fields<'a> {
     /// The value of the last field with this name.
     fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         let is_wanted = |raw: &'a str| {
-            if self.is_escaped(raw) {
+            if self.is_escaped(raw.as_bytes()) {
                 self.text(raw) == name
             } else {
                 raw == name
@@ -274,9 +290,70 @@ pub(crate) struct FieldWriter<'a> {
     serialization: Serialization,
     is_first: bool,
     failure: Option<WireError>,
+    /// For a template: where the values belong that differ from frame to frame.
+    places: Option<&'a mut Places>,
+}
+
+/// Where the values of a template stand or belong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// Of the opaque, as the template was made with.
+    pub(super) opaque: usize,
+    /// Of the number that always has as many digits.
+    pub(super) stamp: usize,
+    /// Where it is cut: the values belong between two pieces.
+    pub(super) cuts: Vec<usize>,
 }
 
 impl FieldWriter<'_> {
+    /// A number that differs from frame to frame of one template, and always has as many digits.
+    pub(crate) fn stamp(&mut self, name: &str, value: i64) {
+        self.number(name, value);
+        let end = self.out.len() - usize::from(self.serialization == Serialization::Json);
+        if let Some(places) = &mut self.places {
+            places.stamp = end - Decimal::new(value).as_bytes().len();
+        }
+    }
+
+    /// A number that differs from frame to frame of one template.
+    pub(crate) fn varying_number(&mut self, name: &str, value: i64) {
+        if !self.cut(name) {
+            self.number(name, value);
+        }
+    }
+
+    /// A property string that differs from frame to frame of one template.
+    pub(crate) fn varying_properties<'p>(
+        &mut self,
+        name: &str,
+        properties: impl Iterator<Item = (&'p str, &'p str)>,
+    ) {
+        if !self.cut(name) {
+            self.properties(name, properties);
+        }
+    }
+
+    /// In a template, leaves a value out and notes where it belongs. False in a frame.
+    fn cut(&mut self, name: &str) -> bool {
+        let Some(places) = &mut self.places else {
+            return false;
+        };
+        match self.serialization {
+            Serialization::Json => {
+                header_json::write_cut(self.out, self.is_first, name);
+                places.cuts.push(self.out.len());
+                header_json::write_after_cut(self.out);
+            }
+            Serialization::Binary => {
+                let written = header_binary::write_cut(self.out, name);
+                places.cuts.push(self.out.len());
+                self.keep(written);
+            }
+        }
+        self.is_first = false;
+        true
+    }
+
     pub(crate) fn text(&mut self, name: &str, value: &str) {
         match self.serialization {
             Serialization::Json => header_json::write_text(self.out, self.is_first, name, value),
@@ -289,7 +366,7 @@ impl FieldWriter<'_> {
     }
 
     pub(crate) fn number(&mut self, name: &str, value: i64) {
-        let decimal = super::decimal::Decimal::new(value);
+        let decimal = Decimal::new(value);
         self.plain(name, decimal.as_bytes());
     }
 
@@ -344,27 +421,27 @@ pub(crate) fn encode_frame(
     body: &[u8],
 ) -> Result<(), WireError> {
     let start = out.len();
-    let outcome = append_frame(out, start, envelope, write_fields, body);
+    let outcome = append_header(out, envelope, write_fields, None)
+        .and_then(|fields_start| complete_frame(out, start, fields_start, envelope.serialization, body));
     if outcome.is_err() {
         out.truncate(start);
     }
     outcome
 }
 
-fn append_frame(
+/// Appends a frame up to the end of its header, with nothing where the lengths belong. Gives back where the fields begin.
+pub(super) fn append_header(
     out: &mut Vec<u8>,
-    start: usize,
     envelope: &Envelope<'_>,
     write_fields: impl FnOnce(&mut FieldWriter<'_>),
-    body: &[u8],
-) -> Result<(), WireError> {
+    mut places: Option<&mut Places>,
+) -> Result<usize, WireError> {
     // Filled in by `frame::write_prefix` once the lengths are known.
-    out.extend_from_slice(&[0; 8]);
-    let header_start = out.len();
+    out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
     let serialization = envelope.serialization;
     match serialization {
-        Serialization::Json => header_json::open(out, envelope),
-        Serialization::Binary => header_binary::open(out, envelope)?,
+        Serialization::Json => header_json::open(out, envelope, places.as_deref_mut()),
+        Serialization::Binary => header_binary::open(out, envelope, places.as_deref_mut())?,
     }
     let fields_start = out.len();
     let mut writer = FieldWriter {
@@ -372,6 +449,7 @@ fn append_frame(
         serialization,
         is_first: true,
         failure: None,
+        places,
     };
     write_fields(&mut writer);
     let FieldWriter {
@@ -383,11 +461,24 @@ fn append_frame(
     if let Some(error) = failure {
         return Err(error);
     }
-    match serialization {
-        Serialization::Json => header_json::close(out, is_first),
-        Serialization::Binary => header_binary::close(out, fields_start)?,
+    if serialization == Serialization::Json {
+        header_json::close(out, is_first);
     }
-    let header_length = out.len() - header_start;
+    Ok(fields_start)
+}
+
+/// Fills in the lengths of the frame that begins at `start`, checks them, and appends the body.
+pub(super) fn complete_frame(
+    out: &mut Vec<u8>,
+    start: usize,
+    fields_start: usize,
+    serialization: Serialization,
+    body: &[u8],
+) -> Result<(), WireError> {
+    if serialization == Serialization::Binary {
+        header_binary::close(out, fields_start)?;
+    }
+    let header_length = out.len() - start - FRAME_PREFIX_BYTES;
     if header_length > MAX_HEADER_BYTES {
         return Err(WireError::new(format!(
             "header of {header_length} bytes is over the limit of {MAX_HEADER_BYTES}"
@@ -539,9 +630,10 @@ mod tests {
                 with_fields(serialization, &borrowed, |header| {
                     assert_eq!(owned(header), fields);
                     let mut visited = Vec::new();
-                    header
-                        .fields
-                        .for_each(|name, value| visited.push((name.to_owned(), value.to_owned())));
+                    header.fields.for_each(|name, value| {
+                        let value = std::str::from_utf8(value).unwrap();
+                        visited.push((name.to_owned(), value.to_owned()));
+                    });
                     assert_eq!(visited, fields);
                     for (name, value) in &borrowed {
                         assert_eq!(header.field(name).as_deref(), Some(*value));
@@ -575,7 +667,7 @@ mod tests {
                 assert_eq!(header.field("n"), None);
                 header
                     .fields
-                    .for_each(|name, value| assert_eq!((name, value), ("\"n", "\"v\\n")));
+                    .for_each(|name, value| assert_eq!((name, value), ("\"n", &b"\"v\\n"[..])));
             });
         }
     }

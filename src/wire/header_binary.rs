@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::WireError;
 use super::frame::Serialization;
-use super::header::{self, Envelope, Fields, Header, Language};
+use super::header::{self, Envelope, Fields, Header, Language, Places};
 use super::limits::{
     MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_HEADER_BYTES, MAX_REMARK_BYTES,
 };
@@ -136,14 +136,21 @@ fn narrow<T: TryFrom<i32>>(value: i32, what: &str) -> Result<T, WireError> {
     })
 }
 
-/// Writes everything before the fields.
-pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
+/// Writes everything before the fields. Of a template, notes where the opaque stands.
+pub(crate) fn open(
+    out: &mut Vec<u8>,
+    envelope: &Envelope<'_>,
+    places: Option<&mut Places>,
+) -> Result<(), WireError> {
     let code: i16 = narrow(envelope.code, "code")?;
     let version: i16 = narrow(envelope.version, "version")?;
     let remark = envelope.remark.unwrap_or_default();
     out.extend_from_slice(&code.to_be_bytes());
     out.push(envelope.language.code());
     out.extend_from_slice(&version.to_be_bytes());
+    if let Some(places) = places {
+        places.opaque = out.len();
+    }
     out.extend_from_slice(&envelope.opaque.to_be_bytes());
     out.extend_from_slice(&envelope.flag.to_be_bytes());
     out.extend_from_slice(&length_word(remark.len())?);
@@ -190,6 +197,12 @@ fn write_name(out: &mut Vec<u8>, name: &str) -> Result<(), WireError> {
 /// Writes a field.
 pub(crate) fn write_value(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), WireError> {
     write_name(out, name)?;
+    write_behind_length(out, value)
+}
+
+/// Writes a value behind its length.
+#[inline]
+pub(crate) fn write_behind_length(out: &mut Vec<u8>, value: &[u8]) -> Result<(), WireError> {
     out.extend_from_slice(&length_word(value.len())?);
     out.extend_from_slice(value);
     Ok(())
@@ -202,6 +215,15 @@ pub(crate) fn write_properties<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<(), WireError> {
     write_name(out, name)?;
+    write_property_text(out, properties)
+}
+
+/// Writes a property string behind its length.
+#[inline]
+pub(crate) fn write_property_text<'p>(
+    out: &mut Vec<u8>,
+    properties: impl Iterator<Item = (&'p str, &'p str)>,
+) -> Result<(), WireError> {
     out.extend_from_slice(&[0; 4]);
     let start = out.len();
     for (key, value) in properties {
@@ -211,6 +233,11 @@ pub(crate) fn write_properties<'p>(
         out.push(2);
     }
     patch_length(out, start)
+}
+
+/// Writes a field without its value.
+pub(crate) fn write_cut(out: &mut Vec<u8>, name: &str) -> Result<(), WireError> {
+    write_name(out, name)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::WireError;
 use super::frame::Serialization;
-use super::header::{self, Envelope, FLAG_RESPONSE, Fields, Header, Language};
+use super::header::{self, Envelope, FLAG_RESPONSE, Fields, Header, Language, Places};
 use super::json::{Dialect, JsonReader};
 use super::json_text;
 use super::limits::{MAX_FIELD_NAME_BYTES, MAX_FIELD_VALUE_BYTES, MAX_FIELDS, MAX_REMARK_BYTES};
@@ -181,8 +181,8 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// Writes everything before the fields.
-pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
+/// Writes everything before the fields. Of a template, notes where the opaque stands.
+pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>, places: Option<&mut Places>) {
     out.extend_from_slice(b"{\"code\":");
     json_text::write_integer(out, envelope.code.into());
     out.extend_from_slice(b",\"flag\":");
@@ -193,6 +193,9 @@ pub(crate) fn open(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
         out.push(b'"');
     }
     out.extend_from_slice(b",\"opaque\":");
+    if let Some(places) = places {
+        places.opaque = out.len();
+    }
     json_text::write_integer(out, envelope.opaque.into());
     if let Some(remark) = envelope.remark {
         out.extend_from_slice(b",\"remark\":");
@@ -237,6 +240,16 @@ pub(crate) fn write_plain(out: &mut Vec<u8>, is_first: bool, name: &str, value: 
     out.push(b'"');
 }
 
+/// Writes a field without its value and what would follow.
+pub(crate) fn write_cut(out: &mut Vec<u8>, is_first: bool, name: &str) {
+    write_name(out, is_first, name);
+}
+
+/// Writes what follows the value of a field that was [cut](write_cut).
+pub(crate) fn write_after_cut(out: &mut Vec<u8>) {
+    out.push(b'"');
+}
+
 /// Writes a field that holds a property string.
 pub(crate) fn write_properties<'p>(
     out: &mut Vec<u8>,
@@ -245,13 +258,22 @@ pub(crate) fn write_properties<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) {
     write_name(out, is_first, name);
+    write_property_text(out, properties);
+    out.push(b'"');
+}
+
+/// Writes a property string as it stands between its quotes.
+#[inline]
+pub(crate) fn write_property_text<'p>(
+    out: &mut Vec<u8>,
+    properties: impl Iterator<Item = (&'p str, &'p str)>,
+) {
     for (key, value) in properties {
         json_text::write_escaped(out, key);
         out.extend_from_slice(b"\\u0001");
         json_text::write_escaped(out, value);
         out.extend_from_slice(b"\\u0002");
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]

@@ -4,14 +4,12 @@
 //! Pure arithmetic: clock, address, process id and randomness are passed in. Nothing here remembers the last id
 //! that was built; who counts and who reads the clock lives above `wire`.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::message::id::{MessageId, OffsetMessageId};
+use crate::message::id::{ID_CAPACITY, MessageId, OffsetMessageId};
 
 use super::WireError;
-
-/// The longest id: 16 bytes of IPv6 address and 12 more, two digits each.
-const MAX_ID_DIGITS: usize = 56;
 
 /// Bytes of an id around its address (process id, tag, time, counter; or port and offset).
 const BYTES_BESIDE_ADDRESS: usize = 12;
@@ -21,18 +19,36 @@ const MILLISECONDS_PER_DAY: u64 = 86_400_000;
 /// How far UTC-12, the last time zone on earth to begin a month, is behind UTC.
 const UTC_MINUS_12_MILLISECONDS: u64 = 12 * 3_600_000;
 
-/// Builds a unique key, as `MessageClientIDSetter.createUniqID` lays it out:
-/// address, low 16 bits of the process id, a tag that is constant for the process, milliseconds, counter.
-///
-/// `milliseconds` comes from [`id_milliseconds`]. Does not allocate.
-pub(crate) fn unique_key(ip: IpAddr, pid: u16, tag: u32, milliseconds: u32, counter: u16) -> MessageId {
-    let mut digits = HexDigits::new();
-    digits.push_address(ip);
-    digits.push(&pid.to_be_bytes());
-    digits.push(&tag.to_be_bytes());
-    digits.push(&milliseconds.to_be_bytes());
-    digits.push(&counter.to_be_bytes());
-    MessageId::from_digits(digits.as_str())
+/// What all unique keys of one maker begin with, as `MessageClientIDSetter.createUniqID` lays them out: address, low 16 bits
+/// of the process id, a tag that is constant for the maker.
+#[derive(Clone, Copy)]
+pub(crate) struct UniqueKeyPrefix(HexDigits);
+
+impl UniqueKeyPrefix {
+    pub(crate) fn new(ip: IpAddr, process_id: u16, tag: u32) -> Self {
+        let mut digits = HexDigits::new();
+        digits.push_address(ip);
+        digits.push(&process_id.to_be_bytes());
+        digits.push(&tag.to_be_bytes());
+        Self(digits)
+    }
+
+    /// Builds a unique key: behind the prefix come milliseconds and counter.
+    ///
+    /// `milliseconds` comes from [`id_milliseconds`]. Does not allocate.
+    #[inline]
+    pub(crate) fn key(&self, milliseconds: u32, counter: u16) -> MessageId {
+        let mut digits = self.0;
+        digits.push(&milliseconds.to_be_bytes());
+        digits.push(&counter.to_be_bytes());
+        MessageId::from_digits(digits.digits, digits.len)
+    }
+}
+
+impl fmt::Debug for UniqueKeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UniqueKeyPrefix").field(&self.0.as_str()).finish()
+    }
 }
 
 /// The time that goes into a unique key: milliseconds since the start of the current month in UTC-12.
@@ -70,7 +86,7 @@ pub(crate) fn offset_message_id(store_host: SocketAddr, physical_offset: u64) ->
     digits.push_address(store_host.ip());
     digits.push(&u32::from(store_host.port()).to_be_bytes());
     digits.push(&physical_offset.to_be_bytes());
-    OffsetMessageId::from_digits(digits.as_str())
+    OffsetMessageId::from_digits(digits.digits, digits.len)
 }
 
 /// Splits an offset message id into the store host and the physical offset. Digits of either case are read, as by
@@ -127,36 +143,37 @@ fn not_hexadecimal() -> WireError {
     WireError::new("an offset message id has a character that is no hexadecimal digit")
 }
 
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+
 /// Upper-case hexadecimal text of at most one id, on the stack.
+#[derive(Clone, Copy)]
 struct HexDigits {
-    digits: [u8; MAX_ID_DIGITS],
+    digits: [u8; ID_CAPACITY],
     len: usize,
 }
 
 impl HexDigits {
     fn new() -> HexDigits {
         HexDigits {
-            digits: [b'0'; MAX_ID_DIGITS],
+            digits: [0; ID_CAPACITY],
             len: 0,
         }
     }
 
+    #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
         for &byte in bytes {
-            for nibble in [byte >> 4, byte & 0x0f] {
-                if let (Some(slot), Some(&digit)) =
-                    (self.digits.get_mut(self.len), DIGITS.get(usize::from(nibble)))
-                {
-                    *slot = digit;
-                    self.len += 1;
-                }
+            let slot = self.digits.get_mut(self.len..self.len + 2);
+            let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
+            if let Some(slot) = slot {
+                slot.copy_from_slice(&[digit(byte >> 4), digit(byte & 0x0f)]);
+                self.len += 2;
             }
         }
     }
 
     fn push_address(&mut self, ip: IpAddr) {
-        const { assert!(MAX_ID_DIGITS == 2 * (16 + BYTES_BESIDE_ADDRESS)) };
+        const { assert!(2 * (16 + BYTES_BESIDE_ADDRESS) <= ID_CAPACITY) };
         match ip {
             IpAddr::V4(v4) => self.push(&v4.octets()),
             IpAddr::V6(v6) => self.push(&v6.octets()),
@@ -174,9 +191,8 @@ mod tests {
     use super::*;
 
     fn key(ip: &str, pid: u16, tag: u32, milliseconds: u32, counter: u16) -> String {
-        unique_key(ip.parse().unwrap(), pid, tag, milliseconds, counter)
-            .as_str()
-            .to_owned()
+        let prefix = UniqueKeyPrefix::new(ip.parse().unwrap(), pid, tag);
+        prefix.key(milliseconds, counter).as_str().to_owned()
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl<'a> JsonText<'a> {
     /// Whether there are escapes to resolve.
     #[inline]
     pub(crate) fn is_escaped(self) -> bool {
-        self.raw.as_bytes().first() == Some(&b'"')
+        is_escaped_raw(self.raw.as_bytes())
     }
 
     /// Whether the text is `other`.
@@ -56,6 +56,12 @@ impl<'a> JsonText<'a> {
     pub(crate) fn written_len(self) -> usize {
         self.raw.len()
     }
+}
+
+/// Whether what [`JsonText::raw`] gave has escapes to resolve.
+#[inline]
+pub(super) fn is_escaped_raw(raw: &[u8]) -> bool {
+    raw.first() == Some(&b'"')
 }
 
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;

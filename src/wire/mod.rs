@@ -27,8 +27,10 @@ pub(crate) mod json_text;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod properties;
+pub(crate) mod reply_shape;
 pub(crate) mod request;
 pub(crate) mod stored_message;
+pub(crate) mod template;
 
 use std::borrow::Cow;
 use std::fmt;

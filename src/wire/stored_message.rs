@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     WireError,
+    compression::decompress,
     id::offset_message_id,
     message::StoredRecord,
     properties::{self, ReadingRules},
@@ -12,12 +13,19 @@ use crate::message::{MessageQueue, StoredMessage, stored::StoredContent};
 
 /// Makes the message of a record. Records do not say which broker they are of, so that is passed in.
 ///
+/// A body that is compressed is decompressed, within the bound of `compression`. One that cannot be stays as it is, and the
+/// message says so: one bad body must not hide the others of an answer.
+///
 /// # Errors
 /// When a number that counts something is negative.
 pub(crate) fn stored_message(
     record: &StoredRecord<'_>,
     broker_name: Arc<str>,
 ) -> Result<StoredMessage, WireError> {
+    let (body, still_compressed) = match decompress(record.sys_flag, record.body) {
+        Ok(body) => (body.into_owned(), None),
+        Err(error) => (record.body.to_vec(), Some(error.to_string())),
+    };
     let commit_log_offset = positive("physical offset", record.physical_offset)?;
     let queue_id =
         u32::try_from(record.queue_id).map_err(|_| negative("queue id", record.queue_id.into()))?;
@@ -28,7 +36,8 @@ pub(crate) fn stored_message(
         offset_message_id: offset_message_id(record.store_host, commit_log_offset),
         flag: record.flag,
         sys_flag: record.sys_flag,
-        body: record.body.to_vec(),
+        body,
+        still_compressed,
         // As 5.x reads them, which keeps a value that holds a separator.
         properties: properties::parse(&record.properties, ReadingRules::V4_9),
         born_timestamp_ms: record.born_timestamp_ms,
@@ -50,6 +59,10 @@ fn negative(part: &str, number: i64) -> WireError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        message::CompressionType,
+        wire::compression::{compress, sys_flag},
+    };
 
     fn record() -> StoredRecord<'static> {
         StoredRecord {
@@ -108,6 +121,37 @@ mod tests {
             message.offset_message_id().as_str()
         );
         assert_eq!((message.tags(), message.keys().count()), (None, 0));
+    }
+
+    #[test]
+    fn a_body_is_decompressed_or_said_not_to_be() {
+        let plain = "Hello RocketMQ ".repeat(50);
+        if let Some(body) = compress(CompressionType::Zlib, 5, plain.as_bytes()) {
+            let compressed = StoredRecord {
+                sys_flag: sys_flag(CompressionType::Zlib),
+                body: &body,
+                ..record()
+            };
+            let message = stored_message(&compressed, "b".into()).unwrap();
+            assert_eq!(
+                (message.body(), message.still_compressed()),
+                (plain.as_bytes(), None)
+            );
+            assert_eq!(message.sys_flag() & 1, 1, "as it is stored");
+        }
+        let untrue = StoredRecord {
+            sys_flag: sys_flag(CompressionType::Zlib),
+            ..record()
+        };
+        let message = stored_message(&untrue, "b".into()).unwrap();
+        assert_eq!(message.body(), b"secret");
+        let reason = message.still_compressed().expect("it cannot be decompressed");
+        // Without the feature that is the reason.
+        assert!(reason.to_lowercase().contains("zlib"), "{reason}");
+        assert_eq!(
+            stored_message(&record(), "b".into()).unwrap().still_compressed(),
+            None
+        );
     }
 
     #[test]

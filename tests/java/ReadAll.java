@@ -45,6 +45,13 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  * delete TOPIC                                deletes it from every broker, then from every name server
  * hash QUEUES HEX                             what SelectMessageQueueByHash picks for the key (hex of UTF-8)
  * send TOPIC COUNT                            sends "Hello RocketMQ i" as Apache's producer does
+ *
+ * The queries of Apache's producer:
+ * positions TOPIC                             every queue with its min and max offset and its earliest store time
+ * search TOPIC BROKER QUEUE TIME_MS           the offset of that time
+ * view TOPIC ID                               the message with an id of either kind
+ * key TOPIC KEY MOST BEGIN_MS END_MS          the messages with the key
+ * new_topic KEY_TOPIC TOPIC QUEUES            creates the topic on the masters of the key topic
  * </pre>
  *
  * Every answer is one JSON object per line; each command ends with {"end":COMMAND,"count":LINES} or
@@ -59,6 +66,7 @@ public final class ReadAll {
     private final String instance = "read-all-" + ProcessHandle.current().pid();
     private DefaultMQPullConsumer reader;
     private DefaultMQAdminExt admin;
+    private DefaultMQProducer producer;
     private int lines;
 
     private ReadAll(String nameServers, PrintStream out) {
@@ -98,6 +106,11 @@ public final class ReadAll {
                 case "delete": delete(words.get(1)); break;
                 case "hash": hash(Integer.parseInt(words.get(1)), text(words.size() > 2 ? words.get(2) : "")); break;
                 case "send": send(words.get(1), Integer.parseInt(words.get(2))); break;
+                case "positions": positions(words.get(1)); break;
+                case "search": search(words.get(1), words.get(2), number(words, 3), number(words, 4)); break;
+                case "view": print(producer().viewMessage(words.get(1), words.get(2))); break;
+                case "key": key(words.get(1), words.get(2), number(words, 3), number(words, 4), number(words, 5)); break;
+                case "new_topic": newTopic(words.get(1), words.get(2), Integer.parseInt(words.get(3))); break;
                 default: throw new IllegalArgumentException("unknown command");
             }
             out.println(new Json().put("end", words.get(0)).put("count", lines));
@@ -301,6 +314,41 @@ public final class ReadAll {
                 .put("queue_offset", result.getQueueOffset()));
         }
         producer.shutdown();
+    }
+
+    // ---- what Apache's producer asks ------------------------------------------------------------------
+
+    private DefaultMQProducer producer() throws Exception {
+        if (producer == null) {
+            producer = new DefaultMQProducer("read_all_queries");
+            producer.setNamesrvAddr(nameServers);
+            producer.setInstanceName(instance + "-queries");
+            producer.start();
+        }
+        return producer;
+    }
+
+    private void positions(String topic) throws Exception {
+        for (MessageQueue queue : producer().fetchPublishMessageQueues(topic)) {
+            line(new Json().put("broker_name", queue.getBrokerName()).put("queue_id", queue.getQueueId())
+                .put("min", producer().minOffset(queue)).put("max", producer().maxOffset(queue))
+                .put("earliest", producer().earliestMsgStoreTime(queue)));
+        }
+    }
+
+    private void search(String topic, String broker, long queue, long time) throws Exception {
+        line(new Json().put("offset", producer().searchOffset(new MessageQueue(topic, broker, (int) queue), time)));
+    }
+
+    private void key(String topic, String key, long most, long begin, long end) throws Exception {
+        for (MessageExt message : producer().queryMessage(topic, key, (int) most, begin, end).getMessageList()) {
+            print(message);
+        }
+    }
+
+    private void newTopic(String keyTopic, String topic, int queues) throws Exception {
+        // Not the method of DefaultMQProducer, whose parameters 5.x has changed.
+        producer().getDefaultMQProducerImpl().createTopic(keyTopic, topic, queues);
     }
 
     // ---- text ----------------------------------------------------------------------------------------

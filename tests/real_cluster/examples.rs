@@ -88,11 +88,7 @@ fn run_and_read(
     example: &str,
     known: &mut BTreeSet<String>,
 ) -> (String, Vec<ReadMessage>) {
-    let mut command = Command::new(&programs()[example]);
-    command.env("NAMESRV_ADDR", &cluster.name_servers);
-    let said = run(&mut command, Duration::from_secs(60))
-        .or_panic(example)
-        .stdout;
+    let said = run_one(cluster, example);
     let expected = known.len() + 100;
     let mut read = read_all(cluster, &[TOPIC], expected);
     assert_eq!(
@@ -106,8 +102,17 @@ fn run_and_read(
     (said, read)
 }
 
+/// Runs one example against the cluster; returns what it said.
+pub(crate) fn run_one(cluster: &RealCluster, example: &str) -> String {
+    let mut command = Command::new(&programs()[example]);
+    command.env("NAMESRV_ADDR", &cluster.name_servers);
+    run(&mut command, Duration::from_secs(60))
+        .or_panic(example)
+        .stdout
+}
+
 /// The built examples. After `cargo test --all-features` this has nothing left to build.
-fn programs() -> &'static BTreeMap<String, PathBuf> {
+pub(crate) fn programs() -> &'static BTreeMap<String, PathBuf> {
     static PROGRAMS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

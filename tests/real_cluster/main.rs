@@ -19,11 +19,13 @@ mod examples;
 mod faults;
 mod ledger;
 mod load;
+mod queries;
 mod refusals;
 mod requests;
 mod sends;
 #[path = "../support/mod.rs"]
 mod support;
+mod transactions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,6 +71,9 @@ on_every_version! {
     faults::one_of_two_brokers_killed_and_one_stopped,
     faults::one_of_two_name_servers_stopped_and_one_killed,
     faults::a_topic_deleted_and_created_again,
+    queries::queries_are_answered_as_java_is,
+    queries::the_example_finds_its_messages,
+    queries::topics_made_here_are_there_for_java,
     refusals::a_body_over_the_brokers_limit_is_refused_with_code_13,
     refusals::a_body_over_the_own_limit_is_not_sent,
     refusals::a_missing_slave_is_told_and_the_message_stored,
@@ -81,7 +86,14 @@ on_every_version! {
     sends::messages_are_found_by_their_ids,
     sends::oneway_sends_are_read_back_after_shutdown,
     sends::sync_sends_are_read_back_equal,
+    transactions::a_broker_that_is_killed_before_the_end_asks_when_it_is_back,
+    transactions::a_question_that_crosses_the_commit_makes_no_second_message,
+    transactions::an_heir_answers_for_a_process_that_is_gone,
+    transactions::only_what_is_committed_is_read_back,
 }
+
+// What 4.x does not have.
+on_every_version!(v5_5_0_alone "5.5.0": queries::a_static_topic_is_sent_to_and_asked);
 
 /// A cluster that several tests of one release share.
 #[derive(Clone, Copy)]

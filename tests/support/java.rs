@@ -189,16 +189,28 @@ impl Drop for JavaClient {
     }
 }
 
+/// The jars of a release as Java's wildcard.
+fn jars(version: &str) -> String {
+    let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/get");
+    let told = run(Command::new(get).arg(version), Duration::from_secs(1300)).or_panic("tests/cluster/get");
+    format!("{}/*", told.stdout.trim())
+}
+
+/// A command that runs a class of a release's own jars, to which arguments can be added.
+pub(crate) fn java_command(version: &str, class: &str) -> Command {
+    let mut command = Command::new(left_out::program("java").expect("java"));
+    command
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"])
+        .arg(format!("-Duser.home={}", env!("CARGO_TARGET_TMPDIR")))
+        .args(["-cp", &jars(version), class]);
+    command
+}
+
 /// Compiles a program of `tests/java` into the build folder unless it lies there already, and returns the class path.
 pub(super) fn class_path(version: &str, program: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let source = tests.join(format!("java/{program}.java"));
-    let jars = run(
-        Command::new(tests.join("cluster/get")).arg(version),
-        Duration::from_secs(1300),
-    )
-    .or_panic("tests/cluster/get");
-    let jars = jars.stdout.trim();
+    let jars = jars(version);
     let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("java-{version}"));
     if age(&classes.join(format!("{program}.class"))) >= age(&source) {
         // Built elsewhere and then put in place, for another thread or process may do the same.
@@ -207,7 +219,7 @@ pub(super) fn class_path(version: &str, program: &str) -> String {
         let fresh = classes.with_extension(format!("{}-{build}", std::process::id()));
         let mut javac = Command::new(left_out::program("javac").expect("javac"));
         javac
-            .args(["-nowarn", "-cp", &format!("{jars}/*"), "-d"])
+            .args(["-nowarn", "-cp", &jars, "-d"])
             .arg(&fresh)
             .arg(source);
         run(&mut javac, Duration::from_secs(120)).or_panic("javac");
@@ -218,7 +230,7 @@ pub(super) fn class_path(version: &str, program: &str) -> String {
         }
         drop(std::fs::remove_dir_all(&fresh));
     }
-    format!("{}:{jars}/*", classes.display())
+    format!("{}:{jars}", classes.display())
 }
 
 /// How long ago a file was written; for ever when there is none.

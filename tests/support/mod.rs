@@ -16,7 +16,7 @@ mod process;
 mod real_cluster;
 mod replier;
 
-pub(crate) use java::ReadMessage;
+pub(crate) use java::{JavaClient, ReadMessage, java_command};
 pub(crate) use process::run;
 pub(crate) use real_cluster::{RealCluster, read_all, require_real_cluster, wait_until};
 pub(crate) use replier::Replier;

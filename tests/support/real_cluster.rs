@@ -147,6 +147,14 @@ impl RealCluster {
         false
     }
 
+    /// A folder of the cluster's own for what a test leaves behind.
+    #[track_caller]
+    pub(crate) fn scratch(&self) -> PathBuf {
+        let folder = self.folder.join("scratch");
+        std::fs::create_dir_all(&folder).expect("the cluster's folder is writable");
+        folder
+    }
+
     /// Gives one command to the cluster's Java client (`tests/java/ReadAll.java` lists them).
     #[track_caller]
     pub(crate) fn java(&self, command: &str) -> Vec<Value> {

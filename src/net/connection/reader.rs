@@ -14,12 +14,13 @@ use crate::{
         in_flight::{Moment, ONEWAY_OPAQUE},
         inbound::Answer,
         sync::Ordering,
-        waiter::Outcome,
+        waiter::{Outcome, WakeUps},
     },
     wire::{
         WireError,
         frame::{FrameBuffer, FrameRef, Serialization},
         header::{Envelope, FLAG_RESPONSE, FieldWriter, Header, encode_frame},
+        reply_shape::ReplyShape,
     },
 };
 
@@ -43,6 +44,8 @@ impl Connection {
 
     fn read_until_the_end(self: &Arc<Self>) -> EndCause {
         let mut buffer = FrameBuffer::new();
+        let mut wake_ups = WakeUps::default();
+        let mut shape = ReplyShape::default();
         loop {
             let count = match (&self.stream).read(buffer.space()) {
                 Ok(0) => {
@@ -62,13 +65,14 @@ impl Connection {
                     Ok(Some(frame)) => {
                         // Before it is handed on: who gets it may ask the next thing at once.
                         self.unheard_since.set(Moment::NEVER);
-                        if let Err(error) = self.take_in(&frame, received) {
+                        if let Err(error) = self.take_in(&frame, &mut shape, received, &mut wake_ups) {
                             return EndCause::Protocol(error.to_string().into());
                         }
                     }
                     Err(error) => return EndCause::Protocol(error.to_string().into()),
                 }
             }
+            wake_ups.wake();
             // Half an answer is none: its rest may never come.
             if buffer.is_within_frame() {
                 self.unheard_since.set_if_never(received);
@@ -76,15 +80,38 @@ impl Connection {
         }
     }
 
-    fn take_in(self: &Arc<Self>, frame: &FrameRef<'_>, received: Moment) -> Result<(), WireError> {
+    fn take_in(
+        self: &Arc<Self>,
+        frame: &FrameRef<'_>,
+        shape: &mut ReplyShape,
+        received: Moment,
+        wake_ups: &mut WakeUps,
+    ) -> Result<(), WireError> {
+        if let Some(header) = shape.read(frame.serialization, frame.header) {
+            self.hand_out(frame, &header, received, wake_ups);
+            shape.hit();
+            return Ok(());
+        }
         let header = frame.header()?;
+        shape.learn(frame.serialization, frame.header, &header);
+        self.hand_out(frame, &header, received, wake_ups);
+        Ok(())
+    }
+
+    fn hand_out(
+        self: &Arc<Self>,
+        frame: &FrameRef<'_>,
+        header: &Header<'_>,
+        received: Moment,
+        wake_ups: &mut WakeUps,
+    ) {
         if !self.has_spoken() {
             self.spoken.store(true, Ordering::Relaxed);
         }
         if !header.is_response() {
             self.counters.inbound_requests.fetch_add(1, Ordering::Relaxed);
-            self.serve(&header, frame);
-            return Ok(());
+            self.serve(header, frame);
+            return;
         }
         let Some(entry) = self.in_flight.take(header.opaque) else {
             self.counters.unmatched_replies.fetch_add(1, Ordering::Relaxed);
@@ -93,22 +120,21 @@ impl Connection {
                 self.address,
                 header.opaque
             );
-            return Ok(());
+            return;
         };
         if let Some(judge) = entry.waiter.judge() {
             let took = entry.registered.until(received);
-            self.meter.answered(judge, &self.address, &header, took);
+            self.meter.answered(judge, &self.address, header, took);
         }
         if header.code == ResponseCode::GO_AWAY.value() {
             self.going_away.store(true, Ordering::Relaxed);
         }
         let outcome = Outcome::Reply {
             address: &self.address,
-            header: &header,
+            header,
             body: frame.body,
         };
-        entry.waiter.complete(entry.ticket, outcome);
-        Ok(())
+        entry.waiter.complete(entry.ticket, outcome, wake_ups);
     }
 
     /// Hands a request of the broker on, and answers it unless it is one-way or was taken over. What nobody serves is
@@ -159,7 +185,7 @@ impl Connection {
         let until = Instant::now();
         let next = self
             .outgoing
-            .append(Manner::Queued { until }, answer.size(), |out| {
+            .append(Manner::Queued { until }, answer.size(), until, |out| {
                 encode_frame(out, &envelope, write_fields, &[]).map(|()| Some(ONEWAY_OPAQUE))
             });
         if let Ok(next) = next {

@@ -224,13 +224,8 @@ fn check_unique_key(row: &Value) -> Checked {
         .map_err(|_| "the row's ip is no address")?;
     let tag = u32::from_str_radix(text(row, "process_tag_hex")?, 16).map_err(|error| error.to_string())?;
     let milliseconds = number::<u32>(row, "time_diff_ms")?;
-    let ours = id::unique_key(
-        address,
-        number(row, "pid_low16")?,
-        tag,
-        milliseconds,
-        number(row, "counter")?,
-    );
+    let prefix = id::UniqueKeyPrefix::new(address, number(row, "pid_low16")?, tag);
+    let ours = prefix.key(milliseconds, number(row, "counter")?);
     // Go writes the last twelve digits in lower case.
     same("our id", &ours.as_str(), &expected.to_ascii_uppercase().as_str())?;
     same(

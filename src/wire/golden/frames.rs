@@ -8,7 +8,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::bodies::{check_heartbeat, check_route};
-use super::{Checked, Tally, bytes, name_of, number, reason, same, text};
+use super::transactions::{check_check, check_end};
+use super::{Checked, Tally, bytes, name_of, number, queries, reason, same, text};
 use crate::code::{RequestCode, ResponseCode};
 use crate::wire::command::Command;
 use crate::wire::frame::{FrameRef, Serialization, split_frame};
@@ -18,7 +19,7 @@ use crate::wire::request::route::{GetRoute, ReceivedGetRoute};
 use crate::wire::request::send_message::{PropertyList, ReceivedSend, SendMessage, SendReply};
 use crate::wire::request::unregister::{ReceivedUnregister, Unregister};
 
-const BOTH_FORMS: [Serialization; 2] = [Serialization::Json, Serialization::Binary];
+pub(super) const BOTH_FORMS: [Serialization; 2] = [Serialization::Json, Serialization::Binary];
 
 pub(super) fn check(rows: &[Value], tally: &mut Tally) {
     // A reply does not say what it answers; the request of the same pair does.
@@ -154,6 +155,9 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
         return;
     };
     let Ok(header) = found.header() else { return };
+    if let Some((kind, outcome)) = queries::check(code, &header, found.body) {
+        return tally.record(kind, name, outcome);
+    }
     let is_send = matches!(
         code,
         RequestCode::SEND_MESSAGE
@@ -185,11 +189,15 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
         tally.record("unregister", name, check_unregister(&header));
     } else if code == RequestCode::HEART_BEAT {
         tally.record("heartbeat", name, check_heartbeat(found.body));
+    } else if code == RequestCode::END_TRANSACTION {
+        tally.record("end of a transaction", name, check_end(&header));
+    } else if code == RequestCode::CHECK_TRANSACTION_STATE {
+        tally.record("check of a transaction", name, check_check(&header, found.body));
     }
 }
 
 /// Encodes a frame with our own writer and hands its header to `check`.
-fn written(
+pub(super) fn written(
     like: &Header<'_>,
     serialization: Serialization,
     write_fields: impl FnOnce(&mut FieldWriter<'_>),

@@ -112,6 +112,7 @@ impl<'a> PushReply<'a> {
             flag: self.flag,
             sys_flag: self.sys_flag,
             body,
+            still_compressed: None,
             properties,
             born_timestamp_ms: self.born_timestamp_ms,
             born_host: host(&self.born_host),

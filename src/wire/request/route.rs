@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::static_topic::{QueueMapping, read_mappings};
 use crate::wire::WireError;
 use crate::wire::header::{FieldWriter, Header};
 use crate::wire::json::{Dialect, JsonReader};
@@ -55,6 +56,8 @@ pub(crate) struct RouteData {
     pub(crate) queue_datas: Vec<QueueData>,
     /// `broker-a:4;broker-b:4`: a fixed list of queues for ordered topics.
     pub(crate) order_topic_conf: Option<String>,
+    /// Of a static topic of 5.x: who holds its logical queues.
+    pub(crate) queue_mappings: Vec<QueueMapping>,
 }
 
 /// A broker name with its addresses; id 0 is the master.
@@ -99,6 +102,8 @@ impl RouteData {
                 route.queue_datas = read_list(&mut reader, read_queue);
             } else if key.is("orderTopicConf") {
                 route.order_topic_conf = optional_text(&mut reader);
+            } else if key.is("topicQueueMappingByBroker") {
+                route.queue_mappings = read_mappings(&mut reader);
             } else {
                 reader.skip_value();
             }
@@ -116,7 +121,8 @@ impl RouteData {
             read = read.saturating_add(queue.read_queue_nums);
             write = write.saturating_add(queue.write_queue_nums);
         }
-        let most = read.max(write);
+        let mapped = self.queue_mappings.iter().map(|mapping| mapping.total_queues);
+        let most = read.max(write).max(mapped.max().unwrap_or(0));
         if most > MAX_QUEUES_PER_TOPIC {
             return Err(WireError::new(format!(
                 "route with {most} queues is over the limit of {MAX_QUEUES_PER_TOPIC}"
@@ -303,7 +309,7 @@ fn write_queue(out: &mut Vec<u8>, queue: &QueueData, dialect: RouteDialect) {
 
 #[cfg(test)]
 mod tests {
-    use super::{BrokerData, GetRoute, QueueData, ReceivedGetRoute, RouteData, RouteDialect};
+    use super::{BrokerData, GetRoute, QueueData, QueueMapping, ReceivedGetRoute, RouteData, RouteDialect};
     use crate::wire::frame::{Serialization, split_frame};
     use crate::wire::header::{Envelope, Header, Language, encode_frame};
     use crate::wire::limits::{MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
@@ -331,7 +337,7 @@ mod tests {
         RouteData {
             broker_datas: vec![broker],
             queue_datas: vec![queue],
-            order_topic_conf: None,
+            ..RouteData::default()
         }
     }
 
@@ -377,8 +383,8 @@ mod tests {
 
     #[test]
     fn what_later_servers_add_is_read_over() {
-        // 5.x with `zoneName`, `enableActingMaster` and the mapping of static topics, whose keys are bare as well.
-        let text = r#"{"brokerDatas":[{"brokerAddrs":{"0":"h:1"},"brokerName":"a","cluster":"c","enableActingMaster":false,"zoneName":"z"}],"filterServerTable":{"a":["x"]},"orderTopicConf":null,"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4,"topicSysFlag":2,"writeQueueNums":4}],"topicQueueMappingByBroker":{"a":{"currIdMap":{0:1,1:2},"epoch":5}}}"#;
+        // 5.x with `zoneName`, `enableActingMaster` and a mapping of static topics without a scope.
+        let text = r#"{"brokerDatas":[{"brokerAddrs":{"0":"h:1"},"brokerName":"a","cluster":"c","enableActingMaster":false,"zoneName":"z"}],"filterServerTable":{"a":["x"]},"orderTopicConf":null,"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4,"topicSysFlag":2,"writeQueueNums":4}],"topicQueueMappingByBroker":{"a":{"currIdMap":{0:1,1:2},"dirty":false,"epoch":5}}}"#;
         let route = parse(text).unwrap();
         assert_eq!(
             (route.queue_datas[0].topic_sys_flag, route.order_topic_conf),
@@ -391,6 +397,43 @@ mod tests {
         );
         let without_addresses = parse(r#"{"brokerDatas":[{"brokerName":"a","brokerAddrs":null}]}"#).unwrap();
         assert!(without_addresses.broker_datas[0].broker_addresses.is_empty());
+    }
+
+    #[test]
+    fn the_logical_queues_of_a_static_topic_are_read() {
+        // The keys of the map are bare or quoted as those of the addresses.
+        for [one, two] in [["0", "3"], ["\"0\"", "\"3\""]] {
+            let text = format!(
+                r#"{{"topicQueueMappingByBroker":{{"a":{{"bname":"a","currIdMap":{{{one}:1,{two}:0}},"dirty":false,"epoch":1795422517838,"scope":"__global__","topic":"t","totalQueues":4}},"b":null}}}}"#
+            );
+            let expected = QueueMapping {
+                scope: "__global__".to_owned(),
+                broker_name: "a".to_owned(),
+                total_queues: 4,
+                epoch: 1_795_422_517_838,
+                current: [(0, 1), (3, 0)].into(),
+            };
+            assert_eq!(parse(&text).unwrap().queue_mappings, [expected]);
+        }
+        for (mapping, expected) in [
+            (
+                r#"{"totalQueues":65537,"scope":"s"}"#,
+                "route with 65537 queues is over the limit of 65536",
+            ),
+            (
+                r#"{"currIdMap":{"65536":0}}"#,
+                "logical queue id that is no number below 65536",
+            ),
+            (
+                r#"{"currIdMap":{"-1":0}}"#,
+                "logical queue id that is no number below 65536",
+            ),
+            (r#"{"currIdMap":{"0":-1}}"#, "JSON number -1 is out of range"),
+            ("1", "no object at byte 34 of the JSON text"),
+        ] {
+            let text = format!(r#"{{"topicQueueMappingByBroker":{{"a":{mapping}}}}}"#);
+            assert_eq!(parse(&text).unwrap_err(), expected, "{mapping}");
+        }
     }
 
     #[test]

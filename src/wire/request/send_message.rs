@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_boolean, parse_number};
+use crate::wire::header::{Envelope, FieldWriter, Header, encode_frame, parse_boolean, parse_number};
+use crate::wire::template::{Filler, Template};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
 const DEFAULT_REGION: &str = "DefaultRegion";
@@ -91,11 +93,8 @@ impl SendMessage<'_> {
         writer.text(topic, self.topic);
         writer.text(default_topic, self.default_topic);
         writer.number(default_topic_queue_nums, self.default_topic_queue_nums.into());
-        writer.number(queue_id, self.queue_id.into());
         writer.number(sys_flag, self.sys_flag.into());
-        writer.number(born_timestamp, self.born_timestamp_ms);
         writer.number(flag, self.flag.into());
-        writer.properties(properties, self.properties.iter());
         writer.number(reconsume_times, self.reconsume_times.into());
         writer.boolean(unit_mode, self.unit_mode);
         if let Some(times) = self.max_reconsume_times {
@@ -105,6 +104,43 @@ impl SendMessage<'_> {
         if let Some(name) = self.broker_name {
             writer.text(broker_name, name);
         }
+        // What differs from message to message comes last: `append_from` relies on this order.
+        writer.stamp(born_timestamp, self.born_timestamp_ms);
+        writer.varying_number(queue_id, self.queue_id.into());
+        writer.varying_properties(properties, self.properties.iter());
+    }
+}
+
+impl SendMessage<'_> {
+    /// Appends one send with code 310, made from what all sends of the topic have in common. That is encoded into
+    /// `common` when the first is sent. A message with flags of its own is encoded for itself.
+    #[inline]
+    pub(crate) fn append_from(
+        &self,
+        common: &OnceLock<Template>,
+        out: &mut Vec<u8>,
+        envelope: &Envelope<'_>,
+        body: &[u8],
+    ) -> Result<(), WireError> {
+        if self.flag == 0 && self.sys_flag == 0 {
+            if common.get().is_none() {
+                let template = Template::new(envelope, |writer| self.write_v2(writer))?;
+                // Another sender may have been quicker, with the same.
+                common.set(template).ok();
+            }
+            let fill = |filler: &mut Filler<'_>| {
+                filler.number(self.queue_id.into());
+                filler.properties(self.properties.iter());
+            };
+            let stamps = (envelope.opaque, self.born_timestamp_ms);
+            let appended = common
+                .get()
+                .and_then(|template| template.append(out, stamps, fill, body));
+            if let Some(appended) = appended {
+                return appended;
+            }
+        }
+        encode_frame(out, envelope, |writer| self.write_v2(writer), body)
     }
 }
 
@@ -285,13 +321,13 @@ impl SendReply {
         // One pass over the fields, where asking for each by name would take six.
         header.fields.for_each(|name, value| match name {
             "msgId" => offset_message_id = first_id(value),
-            "queueId" => queue_id = value.parse().ok(),
-            "queueOffset" => queue_offset = value.parse().ok(),
-            "transactionId" => transaction_id = MessageId::from_text(value),
-            "MSG_REGION" if value == DEFAULT_REGION || value.is_empty() => region_id = None,
-            "MSG_REGION" => region_id = Some(value.into()),
+            "queueId" => queue_id = read_digits(value).and_then(|number| number.try_into().ok()),
+            "queueOffset" => queue_offset = read_digits(value),
+            "transactionId" => transaction_id = MessageId::from_bytes(value),
+            "MSG_REGION" if value == DEFAULT_REGION.as_bytes() || value.is_empty() => region_id = None,
+            "MSG_REGION" => region_id = std::str::from_utf8(value).ok().map(Into::into),
             // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
-            "TRACE_ON" => trace_on = value != "false",
+            "TRACE_ON" => trace_on = value != b"false",
             _ => {}
         });
         match (offset_message_id, queue_id, queue_offset) {
@@ -321,8 +357,17 @@ impl SendReply {
 }
 
 /// The id, or the first of the comma-separated ids that answer a batch.
-fn first_id(text: &str) -> Option<OffsetMessageId> {
-    OffsetMessageId::from_text(text.split_once(',').map_or(text, |(first, _)| first))
+fn first_id(text: &[u8]) -> Option<OffsetMessageId> {
+    let first = text.split(|byte| *byte == b',').next()?;
+    OffsetMessageId::from_bytes(first)
+}
+
+/// A number of nothing but digits.
+fn read_digits(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.checked_sub(b'0').filter(|digit| *digit < 10);
+    let append = |number: u64, byte| number.checked_mul(10)?.checked_add(digit(byte)?.into());
+    text.first()?;
+    text.iter().try_fold(0, append)
 }
 
 #[cold]
@@ -403,6 +448,34 @@ mod tests {
     const PROPERTIES: &str = "TAGS\u{1}TagA\u{2}k\u{e9}\u{1}v\"\u{2}UNIQ_KEY\u{1}FD00\u{2}WAIT\u{1}true\u{2}";
 
     #[test]
+    fn what_sends_of_a_topic_have_in_common_changes_no_byte() {
+        let own = own();
+        for serialization in [Serialization::Json, Serialization::Binary] {
+            let common = std::sync::OnceLock::new();
+            for (opaque, born_timestamp_ms) in [(7, 1_795_423_244_454), (8, 0), (70, 1_795_423_244_455)] {
+                for (queue_id, sys_flag, flag) in [(0, 0, 0), (3, 1, 0), (4, 0, -2), (11, 4, i32::MAX)] {
+                    let sent = SendMessage {
+                        queue_id,
+                        sys_flag,
+                        born_timestamp_ms,
+                        flag,
+                        ..message(&own)
+                    };
+                    let envelope = Envelope {
+                        opaque,
+                        serialization,
+                        ..envelope(310)
+                    };
+                    let (mut found, mut expected) = (Vec::new(), Vec::new());
+                    sent.append_from(&common, &mut found, &envelope, b"body").unwrap();
+                    encode_frame(&mut expected, &envelope, |writer| sent.write_v2(writer), b"body").unwrap();
+                    assert_eq!(found, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn fields_have_the_names_of_their_version() {
         let own = own();
         let sent = message(&own);
@@ -412,19 +485,19 @@ mod tests {
             ("topic", "TopicTest"),
             ("defaultTopic", "TBW102"),
             ("defaultTopicQueueNums", "4"),
-            ("queueId", "3"),
             ("sysFlag", "1"),
-            ("bornTimestamp", "1795423244454"),
             ("flag", "-2"),
-            ("properties", PROPERTIES),
             ("reconsumeTimes", "0"),
             ("unitMode", "false"),
             ("batch", "false"),
+            ("bornTimestamp", "1795423244454"),
+            ("queueId", "3"),
+            ("properties", PROPERTIES),
         ];
         let owned = |pair: (&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
         assert_eq!(long, expected.map(owned));
         let short = command(&frame(310, Serialization::Binary, |writer| sent.write_v2(writer))).fields;
-        let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "m"];
+        let letters = ["a", "b", "c", "d", "f", "h", "j", "k", "m", "g", "e", "i"];
         let values = expected.map(|(_, value)| value);
         let expected: Vec<_> = letters.into_iter().zip(values).map(owned).collect();
         assert_eq!(short, expected);
