@@ -30,14 +30,17 @@ mod wire;
 
 pub use code::{RequestCode, ResponseCode};
 pub use config::{AutoBatch, EndTransactions, FaultTable, HeaderSerialization, Redelivery};
-pub use error::{Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, Phase, Written};
+pub use error::{
+    Attempt, BrokerFailure, Delivery, Error, FailedOnBrokers, FailedSend, NoReply, NoReplyCause, Phase,
+    Written,
+};
 pub use message::{
     Batch, CompressionType, Message, MessageBuilder, MessageId, MessageQueue, OffsetMessageId, StoredMessage,
 };
 pub use producer::{
     Aimed, AnyMessageId, BatchFailure, BatchResult, Boundary, BrokerStats, Check, CheckOutcome, CreatedTopic,
     Diagnosis, DiagnosisStep, FailureCounts, FoundMessages, Full, LastError, Latency, LocalTransaction,
-    NameServerStats, NewTopic, Outcomes, Producer, ProducerBuilder, Queries, RetryCounts, SendCounts,
-    SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats, TransactionEnd,
-    TransactionListener, TransactionProducer, TransactionSendResult, Unflushed,
+    NameServerStats, NewTopic, Outcomes, Producer, ProducerBuilder, Queries, Reply, RequestCounts,
+    RetryCounts, SendCounts, SendFailure, SendResult, SendStatus, ShutdownReport, Stats, Target, TopicStats,
+    TransactionEnd, TransactionListener, TransactionProducer, TransactionSendResult, Unflushed,
 };

@@ -104,6 +104,42 @@ fn java_5_5_0_asks_5_5_0() {
 }
 
 #[test]
+fn java_4_7_0_gets_replies_from_4_7_0() {
+    java_requests(
+        "java_4_7_0_gets_replies_from_4_7_0",
+        "4.7.0",
+        ServerVersion::V4_7_0,
+    );
+}
+
+#[test]
+fn java_4_7_0_gets_replies_from_5_5_0() {
+    java_requests(
+        "java_4_7_0_gets_replies_from_5_5_0",
+        "4.7.0",
+        ServerVersion::V5_5_0,
+    );
+}
+
+#[test]
+fn java_5_5_0_gets_replies_from_4_7_0() {
+    java_requests(
+        "java_5_5_0_gets_replies_from_4_7_0",
+        "5.5.0",
+        ServerVersion::V4_7_0,
+    );
+}
+
+#[test]
+fn java_5_5_0_gets_replies_from_5_5_0() {
+    java_requests(
+        "java_5_5_0_gets_replies_from_5_5_0",
+        "5.5.0",
+        ServerVersion::V5_5_0,
+    );
+}
+
+#[test]
 fn go_sends_to_4_7_0() {
     go("go_sends_to_4_7_0", ServerVersion::V4_7_0);
 }
@@ -264,6 +300,38 @@ fn java_client(test: &str, client: &str, program: &str) -> Option<Command> {
         // Java compiles a single source file itself.
         .arg(path("tests/clients/java").join(program));
     Some(command)
+}
+
+/// Apache's producer asks, and a scripted replier answers.
+fn java_requests(test: &str, client: &str, server: ServerVersion) {
+    const EACH: usize = 8;
+    let Some(mut command) = java_client(test, client, "RequestAll.java") else {
+        return;
+    };
+    let cluster = MockCluster::builder().brokers(2).speaks(server).start().unwrap();
+    cluster.create_topic(TOPIC, 2);
+    cluster.create_topic("silent", 1);
+    cluster.reply_with(TOPIC, |request| Some([b"re: ", &*request.body].concat()));
+    command.args([&cluster.name_servers(), TOPIC, GROUP, &EACH.to_string(), "silent"]);
+    let said = run(&mut command, CLIENT_DEADLINE).or_panic("the client").stdout;
+    for way in ["sync", "callback", "queue", "selector"] {
+        for number in 0..EACH {
+            let line = format!("{way} {number} re: {way} {number}");
+            assert!(
+                said.lines().any(|said| said == line),
+                "{line:?} is not in:\n{said}"
+            );
+        }
+    }
+    assert!(said.contains("silent timeout"), "{said}");
+    let replies = u64::try_from(4 * EACH).unwrap();
+    assert_eq!(cluster.message_count("DefaultCluster_REPLY_TOPIC"), replies);
+    for request in cluster.messages(TOPIC) {
+        assert!(request.property("CORRELATION_ID").is_some(), "{request:?}");
+        // Java leaves that to the brokers, and 4.7.0 brokers do not do it.
+        let is_stamped = server != ServerVersion::V4_7_0;
+        assert_eq!(request.property("CLUSTER").is_some(), is_stamped);
+    }
 }
 
 fn java(test: &str, client: &str, server: ServerVersion) {

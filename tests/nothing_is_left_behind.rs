@@ -86,6 +86,8 @@ fn use_it(producer: &Producer) {
             .to(Target::key("order-1"))
             .send_async(message("orders"), drop);
         drop(producer.publish_queues("orders"));
+        drop(producer.request(&message("orders"), milliseconds(30)));
+        producer.request_async(message("orders"), milliseconds(60), drop);
     }
 }
 

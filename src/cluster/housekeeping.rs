@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     call::{Answer, call},
+    greetings::{Greetings, OnGreeted},
     name_servers::NameServers,
     reachability::{DETECTOR_INTERVAL, Detector},
     routes::Routes,
@@ -40,6 +41,10 @@ use crate::{
 /// How long a broker may take to answer the farewell (4.7.0 `mqClientApiTimeout`), however much time is left.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A broker has seen the end of a connection after so long, as a rule: its threads do not keep the order of what happens on
+/// two connections.
+const END_IS_SEEN: Duration = Duration::from_millis(100);
+
 /// Who this producer is to the brokers.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -60,7 +65,10 @@ pub(crate) struct Intervals {
 /// How far it has come with a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Greeting {
-    Done,
+    Done {
+        /// An earlier connection was greeted before.
+        again: bool,
+    },
     /// The farewell of an earlier connection is under way, the heartbeat comes after it.
     Farewell,
     /// It is done, but an earlier connection was still open: when that closes, the broker forgets this one.
@@ -77,6 +85,8 @@ pub(crate) struct Housekeeping {
     timer: Arc<Timer>,
     /// Brokers that have been greeted, by address.
     greeted: Mutex<HashMap<Arc<str>, Greeting>>,
+    /// How far the greeting of each has come.
+    greetings: Greetings,
     detector: Option<Detector>,
     stopped: AtomicBool,
 }
@@ -106,6 +116,7 @@ impl Housekeeping {
             routes,
             timer,
             greeted: Mutex::default(),
+            greetings: Greetings::default(),
             detector,
             stopped: AtomicBool::new(false),
         });
@@ -220,7 +231,7 @@ impl Housekeeping {
         match greeting {
             Some(Greeting::Farewell) => {}
             Some(Greeting::Repeat) if !self.is_another_open(broker) => self.greet_again(broker),
-            Some(Greeting::Done | Greeting::Repeat) | None => self.heartbeat(broker),
+            Some(Greeting::Done { .. } | Greeting::Repeat) | None => self.heartbeat(broker),
         }
     }
 
@@ -260,6 +271,7 @@ impl Housekeeping {
         let addresses: Vec<_> = self.greeted.lock().keys().map(Arc::clone).collect();
         for gone in addresses.iter().filter(|address| !is_known(address)) {
             self.greeted.lock().remove(gone);
+            self.greetings.forget(gone);
         }
     }
 
@@ -274,9 +286,56 @@ impl Housekeeping {
             drop(greeted);
             return self.greet_again(connection);
         }
-        greeted.insert(Arc::clone(address), Greeting::Done);
+        greeted.insert(Arc::clone(address), Greeting::Done { again: false });
         drop(greeted);
+        self.greetings.begun(connection);
         self.heartbeat(connection);
+    }
+
+    /// A connection has ended. If another took its place before, the broker forgets that one now (see `Greeting::Repeat`).
+    pub(crate) fn ended(self: &Arc<Self>, address: &Arc<str>) {
+        let is_repeat = self.greeted.lock().get(address) == Some(&Greeting::Repeat);
+        let successor = self.connections.live(address).filter(|_| is_repeat);
+        let Some(successor) = successor else { return };
+        // Whoever needs the broker to know it waits from now on.
+        self.greetings.begun(&successor);
+        let housekeeping = Arc::clone(self);
+        let then = move || housekeeping.greet_again(&successor);
+        self.timer.at(Instant::now() + END_IS_SEEN, then);
+    }
+
+    /// Greets a broker anew if its connection took the place of an earlier one: if the broker saw the end of that one very
+    /// late, it has forgotten this one.
+    pub(crate) fn doubt(self: &Arc<Self>, address: &Arc<str>) {
+        let may_be_forgotten = self.greeted.lock().get(address) == Some(&Greeting::Done { again: true });
+        if may_be_forgotten {
+            if let Some(connection) = self.connections.live(address) {
+                log::debug!("greeting {address} anew, since no reply came");
+                self.greet_again(&connection);
+            }
+        }
+    }
+
+    /// Whether the broker at this address knows the connection that is in use.
+    pub(crate) fn is_greeted(&self, address: &str) -> bool {
+        let connection = self.connections.live(address);
+        connection.is_some_and(|connection| self.greetings.is_answered(&connection))
+    }
+
+    /// Connects to a broker, if need be, and calls `then` once when it knows the connection, or with why it does not.
+    pub(crate) fn when_greeted(self: &Arc<Self>, address: &Arc<str>, then: OnGreeted) {
+        let housekeeping = Arc::clone(self);
+        let ready = move |ready: Result<Arc<Connection>, Error>| match ready {
+            Ok(connection) => {
+                // It was made before a route named the broker, or the last heartbeat there failed.
+                if housekeeping.greetings.wait(&connection, then) {
+                    housekeeping.greetings.begun(&connection);
+                    housekeeping.heartbeat(&connection);
+                }
+            }
+            Err(error) => then(Err(error)),
+        };
+        self.connections.when_ready(address, Box::new(ready));
     }
 
     fn greet_again(self: &Arc<Self>, broker: &Arc<Connection>) {
@@ -284,11 +343,12 @@ impl Housekeeping {
             let address = Arc::clone(broker.address());
             housekeeping.greeted.lock().insert(address, greeting);
         };
+        self.greetings.begun(broker);
         note(self, broker, Greeting::Farewell);
         let then = if self.is_another_open(broker) {
             Greeting::Repeat
         } else {
-            Greeting::Done
+            Greeting::Done { again: true }
         };
         let (housekeeping, greeted) = (Arc::clone(self), Arc::clone(broker));
         // Whatever the answer is, and if there is none: a heartbeat is better than none.
@@ -296,6 +356,9 @@ impl Housekeeping {
             note(&housekeeping, &greeted, then);
             housekeeping.heartbeat(&greeted);
         });
+        // One goes out at once, so that the broker knows the connection before a message comes on it. But brokers have other
+        // threads for heartbeats than for farewells, so the one behind the answer is the one that counts.
+        self.heartbeat_then(broker, self.intervals.heartbeat_timeout, |_| {});
     }
 
     /// Whether a retired connection to the same broker has not been closed yet.
@@ -306,19 +369,28 @@ impl Housekeeping {
             .any(|other| other.address() == broker.address() && !Arc::ptr_eq(other, broker))
     }
 
-    fn heartbeat(&self, broker: &Arc<Connection>) {
-        let address = Arc::clone(broker.address());
-        self.heartbeat_then(
-            broker,
-            self.intervals.heartbeat_timeout,
-            move |answer| match answer {
+    fn heartbeat(self: &Arc<Self>, broker: &Arc<Connection>) {
+        let (housekeeping, greeted) = (Arc::clone(self), Arc::clone(broker));
+        self.heartbeat_then(broker, self.intervals.heartbeat_timeout, move |answer| {
+            let address = greeted.address();
+            match &answer {
                 Ok(()) => log::trace!("heartbeat to {address}"),
                 Err(Error::Refused { code, remark, .. }) => {
                     log::warn!("broker {address} refused the heartbeat with {code}: {remark}");
                 }
                 Err(error) => log::debug!("heartbeat to {address} failed: {error}"),
-            },
-        );
+            }
+            housekeeping.heard(&greeted, &answer);
+        });
+    }
+
+    /// A heartbeat has its answer. While the farewell of an earlier connection is under way, that is not the answer that
+    /// counts.
+    fn heard(&self, broker: &Arc<Connection>, answer: &Result<(), Error>) {
+        let is_greeted = self.greeted.lock().get(broker.address()) != Some(&Greeting::Farewell);
+        if is_greeted {
+            self.greetings.ended(broker, answer);
+        }
     }
 
     /// Sends a heartbeat and calls `then` once, on the thread that sees the answer; it must not block.

@@ -29,6 +29,8 @@ pub(super) const PERM_WRITE: u32 = 2;
 pub(crate) struct RouteBroker {
     pub(crate) name: Arc<str>,
     pub(crate) address: Arc<str>,
+    /// The cluster that it says it belongs to.
+    pub(crate) cluster: Arc<str>,
     /// The way to its connection.
     pub(crate) link: Link,
 }
@@ -203,6 +205,7 @@ pub(super) fn masters(broker_datas: &[BrokerData]) -> BTreeMap<&str, Arc<RouteBr
         Some(Arc::new(RouteBroker {
             name: data.broker_name.as_str().into(),
             address: address.as_str().into(),
+            cluster: data.cluster.as_str().into(),
             link: Link::default(),
         }))
     };

@@ -12,7 +12,7 @@ use crate::code::ResponseCode;
 ///
 /// fn may_send_again(error: &Error) -> bool {
 ///     // An unknown outcome may mean that the message is stored: sending again may store it twice.
-///     error.delivery() != Delivery::Unknown
+///     !matches!(error.delivery(), Delivery::Unknown | Delivery::Stored)
 /// }
 /// # let error = Error::ShutDown;
 /// # assert!(may_send_again(&error));
@@ -26,6 +26,8 @@ pub enum Delivery {
     Refused,
     /// The message was written and no verdict came back: it may be stored or not.
     Unknown,
+    /// A broker has stored the message. What failed came after that: no reply came to a request.
+    Stored,
 }
 
 impl Delivery {
@@ -41,6 +43,7 @@ impl fmt::Display for Delivery {
             Self::NotStored => "not stored",
             Self::Refused => "refused, not stored",
             Self::Unknown => "unknown, may be stored",
+            Self::Stored => "stored",
         })
     }
 }

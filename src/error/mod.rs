@@ -4,6 +4,7 @@
 mod attempts;
 mod brokers;
 mod delivery;
+mod no_reply;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ pub use attempts::{Attempt, FailedSend};
 pub use brokers::{BrokerFailure, FailedOnBrokers};
 pub use delivery::{Delivery, Phase, Written};
 pub(crate) use delivery::{is_access_refusal, is_busy_refusal, is_size_refusal};
+pub use no_reply::{NoReply, NoReplyCause};
 
 use crate::code::ResponseCode;
 
@@ -117,6 +119,8 @@ pub enum Error {
     },
     /// The send was attempted and failed: every attempt is listed.
     Failed(Box<FailedSend>),
+    /// The request was sent, and no reply came: [`Error::delivery`] says whether a broker has stored the request.
+    NoReply(Box<NoReply>),
     /// Several brokers were asked, and not all did it: each is listed.
     FailedOnBrokers(Box<FailedOnBrokers>),
     /// The producer is shut down, or was shut down before the send could be attempted.
@@ -158,6 +162,7 @@ impl Error {
             | Self::Protocol { written, .. } => written.delivery(),
             Self::Refused { code, remark, .. } => delivery::refusal_delivery(*code, remark),
             Self::Failed(failed) => failed.delivery(),
+            Self::NoReply(no_reply) => no_reply.delivery(),
         }
     }
 
@@ -166,6 +171,7 @@ impl Error {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Failed(failed) => failed.last_error().and_then(Self::response_code),
+            Self::NoReply(no_reply) => no_reply.send_error().and_then(Self::response_code),
             Self::FailedOnBrokers(failed) => failed.failed().last().and_then(|it| it.error.response_code()),
             _ => None,
         }
@@ -176,6 +182,7 @@ impl Error {
         match self {
             Self::Timeout { .. } => true,
             Self::Failed(failed) => failed.last_error().is_some_and(Self::is_timeout),
+            Self::NoReply(no_reply) => matches!(no_reply.cause(), NoReplyCause::TimeOver),
             Self::FailedOnBrokers(failed) => failed.failed().iter().any(|it| it.error.is_timeout()),
             _ => false,
         }
@@ -196,6 +203,7 @@ impl Error {
     pub fn attempts(&self) -> &[Attempt] {
         match self {
             Self::Failed(failed) => failed.attempts(),
+            Self::NoReply(no_reply) => no_reply.send_error().map_or(&[], Self::attempts),
             _ => &[],
         }
     }
@@ -258,13 +266,7 @@ impl fmt::Display for Error {
             Self::InvalidMessage { reason } => write!(f, "invalid message: {reason}"),
             Self::InvalidQuery { reason } => write!(f, "invalid query: {reason}"),
             Self::NameServersUnreachable { topic, waited, tried } => {
-                write!(
-                    f,
-                    "no name server could be asked for the route of topic {topic} within {waited:.1?}:"
-                )?;
-                tried.iter().enumerate().try_for_each(|(number, error)| {
-                    write!(f, "{} {error}", if number == 0 { "" } else { ";" })
-                })
+                fmt_unreachable(f, topic, *waited, tried)
             }
             Self::NoRoute { topic, reason } => write!(f, "no route for topic {topic}: {reason}"),
             Self::Connect {
@@ -314,6 +316,7 @@ impl fmt::Display for Error {
             }
             Self::NotSupported { .. } => self.fmt_not_supported(f),
             Self::Failed(failed) => failed.fmt(f),
+            Self::NoReply(no_reply) => no_reply.fmt(f),
             Self::FailedOnBrokers(failed) => failed.fmt(f),
             Self::ShutDown => f.write_str("the producer is shut down"),
             Self::OrderEnded { queue } => write!(
@@ -325,6 +328,22 @@ impl fmt::Display for Error {
     }
 }
 
+fn fmt_unreachable(
+    f: &mut fmt::Formatter<'_>,
+    topic: &str,
+    waited: Duration,
+    tried: &[Error],
+) -> fmt::Result {
+    write!(
+        f,
+        "no name server could be asked for the route of topic {topic} within {waited:.1?}:"
+    )?;
+    tried
+        .iter()
+        .enumerate()
+        .try_for_each(|(number, error)| write!(f, "{} {error}", if number == 0 { "" } else { ";" }))
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
@@ -333,6 +352,7 @@ impl std::error::Error for Error {
             | Self::Thread { source, .. } => Some(&**source),
             Self::NameServersUnreachable { tried, .. } => tried.last().map(|error| error as _),
             Self::Failed(failed) => failed.last_error().map(|error| error as _),
+            Self::NoReply(no_reply) => no_reply.send_error().map(|error| error as _),
             Self::FailedOnBrokers(failed) => failed.failed().last().map(|failure| &failure.error as _),
             _ => None,
         }

@@ -206,6 +206,9 @@ pub(crate) fn why_alone(message: &Message) -> Option<String> {
     if message.topic().starts_with(RETRY_TOPIC_PREFIX) {
         return Some(format!("topic {} is a retry topic", message.topic()));
     }
+    if message.is_reply() {
+        return Some("it is a reply".to_owned());
+    }
     let mut names = message.properties().map(|(name, _)| name);
     names.find_map(|name| {
         let (_, what) = ALONE.iter().find(|(known, _)| *known == name)?;
@@ -282,6 +285,7 @@ mod tests {
             properties_length: name.len() + 3,
             timing: super::super::timing::Timing::AtOnce,
             requirement: None,
+            is_reply: false,
         };
         Message {
             content: Arc::new(content),

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Content, Message, names, property,
+    reply::Addressee,
     timing::{self, Wishes},
 };
 use crate::error::Error;
@@ -36,6 +37,8 @@ pub struct MessageBuilder {
     flag: i32,
     wait_store_ok: bool,
     wishes: Wishes,
+    /// Whom it replies to, if it does.
+    pub(super) addressee: Option<Addressee>,
 }
 
 impl MessageBuilder {
@@ -49,6 +52,7 @@ impl MessageBuilder {
             flag: 0,
             wait_store_ok: true,
             wishes: Wishes::default(),
+            addressee: None,
         }
     }
 
@@ -222,6 +226,9 @@ impl MessageBuilder {
         if let Some(priority) = priority {
             push(property::PRIORITY, &priority.to_string());
         }
+        for (name, value) in self.addressee.iter().flat_map(Addressee::properties) {
+            push(name, value);
+        }
         for (name, value) in &self.user_properties {
             push(name, value);
         }
@@ -248,6 +255,7 @@ impl MessageBuilder {
             requirement: priority
                 .map(|_| &timing::PRIORITY)
                 .or_else(|| timing.requirement()),
+            is_reply: self.addressee.is_some(),
         };
         Ok(Message {
             content: Arc::new(content),

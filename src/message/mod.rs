@@ -8,6 +8,7 @@ pub(crate) mod id;
 pub(crate) mod names;
 pub(crate) mod property;
 mod queue;
+pub(crate) mod reply;
 pub(crate) mod stored;
 pub(crate) mod timing;
 
@@ -58,6 +59,8 @@ struct Content {
     timing: Timing,
     /// What brokers must be able to do with it.
     requirement: Option<&'static Requirement>,
+    /// It answers a request, and is sent with a request code of its own.
+    is_reply: bool,
 }
 
 impl Message {
@@ -123,6 +126,10 @@ impl Message {
             .properties
             .iter()
             .map(|(name, value)| (&**name, &**value))
+    }
+
+    pub(crate) fn is_reply(&self) -> bool {
+        self.content.is_reply
     }
 
     pub(crate) fn shared_topic(&self) -> &Arc<str> {

@@ -30,6 +30,20 @@ pub(crate) const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
 pub(crate) const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
 /// 5.4.0 and later: decides the queue, from 0 for the lowest.
 pub(crate) const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
+/// Which request a reply belongs to.
+pub(crate) const CORRELATION_ID: &str = "CORRELATION_ID";
+/// The client id that a reply is pushed to.
+pub(crate) const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
+/// How long the sender of a request waits for the reply, in milliseconds.
+pub(crate) const TTL: &str = "TTL";
+/// `reply` for a reply, which is sent with a request code of its own.
+pub(crate) const MSG_TYPE: &str = "MSG_TYPE";
+/// The cluster that a message is stored in: a reply goes to the reply topic of that cluster.
+pub(crate) const CLUSTER: &str = "CLUSTER";
+/// When a reply came to the client that waited for it, in milliseconds since 1970.
+pub(crate) const ARRIVE_TIME: &str = "ARRIVE_TIME";
+/// When a broker pushed a reply, in milliseconds since 1970.
+pub(crate) const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
 
 /// What separates a name from its value in the property text, so neither may contain it.
 pub(crate) const NAME_VALUE_SEPARATOR: char = '\u{1}';
@@ -66,13 +80,13 @@ const RESERVED: &[&str] = &[
     "MAX_RECONSUME_TIMES",
     "CONSUME_START_TIME",
     "INSTANCE_ID",
-    "CORRELATION_ID",
-    "REPLY_TO_CLIENT",
-    "TTL",
-    "MSG_TYPE",
-    "CLUSTER",
-    "ARRIVE_TIME",
-    "PUSH_REPLY_TIME",
+    CORRELATION_ID,
+    REPLY_TO_CLIENT,
+    TTL,
+    MSG_TYPE,
+    CLUSTER,
+    ARRIVE_TIME,
+    PUSH_REPLY_TIME,
     "EXTEND_UNIQ_INFO",
     "INNER_NUM",
     "INNER_BASE",
@@ -134,6 +148,7 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
             TIMER_DELAY_MS | "TIMER_DELAY_SEC" => "use MessageBuilder::delay",
             TIMER_DELIVER_MS => "use MessageBuilder::deliver_at",
             PRIORITY => "use MessageBuilder::priority",
+            CORRELATION_ID | REPLY_TO_CLIENT | TTL | MSG_TYPE => "use Producer::request or Message::reply_to",
             _ => "choose another",
         };
         return Err(format!(

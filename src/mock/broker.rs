@@ -15,7 +15,9 @@ use super::dialect::ServerVersion;
 use super::name_server::unsupported;
 use super::queries;
 use super::reply::{Reply, ReplyFields};
+use super::request_reply;
 use super::send_message;
+use super::server::Server;
 use super::shared::Shared;
 
 /// One connection to a broker, as its requests see it.
@@ -40,14 +42,20 @@ impl Session {
 
 /// The answer to a request. `None`: a broker of this release says nothing.
 pub(super) fn answer(
-    shared: &Shared,
+    server: &Arc<Server>,
     session: &mut Session,
     header: &Header<'_>,
     body: &[u8],
 ) -> Option<Reply> {
+    let shared = server.shared();
     match RequestCode::new(header.code) {
         RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE => {
-            Some(send_message::answer(shared, session, header, body))
+            let reply = send_message::answer(shared, session, header, body);
+            request_reply::look_at_stored(server, session, header, &reply);
+            Some(reply)
+        }
+        RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => {
+            Some(request_reply::answer(server, session, header, body))
         }
         RequestCode::END_TRANSACTION => end_transaction(shared, session, header),
         RequestCode::RECALL_MESSAGE if shared.version == ServerVersion::V5_5_0 => {

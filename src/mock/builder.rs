@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Duration;
 
+use crate::message::reply::reply_topic;
+
 use super::MockCluster;
 use super::checker::Checker;
 use super::dialect::ServerVersion;
 use super::rules::ServerId;
 use super::server::RunningServer;
-use super::shared::{BrokerPlace, Shared};
+use super::shared::{BrokerPlace, CLUSTER_NAME, Shared};
 use super::store::Store;
 use super::topics::Topics;
 use super::transactions::CheckTimes;
@@ -193,12 +195,15 @@ impl MockClusterBuilder {
             .collect::<io::Result<_>>()?;
         let names: Vec<Arc<str>> = places.iter().map(|place| Arc::clone(&place.name)).collect();
         let template_queues = self.auto_create_topics.then_some(self.queues_per_topic);
+        let topics = Topics::new(self.brokers, template_queues);
+        // Brokers create it when they start (`TopicConfigManager`).
+        topics.create(&reply_topic(CLUSTER_NAME), 1);
         let shared = Arc::new(Shared::new(
             self.version,
             self.max_message_size,
             self.recalls,
             places,
-            Topics::new(self.brokers, template_queues),
+            topics,
             Store::new(self.keep_messages.then_some(self.store_limit)),
             self.check_times,
         ));

@@ -61,6 +61,8 @@ struct Registration {
 pub(super) struct Clients {
     heartbeats: AtomicU64,
     registered: Mutex<BTreeMap<(Origin, String), Registration>>,
+    /// By broker and client id: the connection that replies are pushed on.
+    reply_to: Mutex<BTreeMap<(usize, String), u64>>,
 }
 
 impl Clients {
@@ -73,6 +75,7 @@ impl Clients {
         heartbeat: ReceivedHeartbeat,
     ) {
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
+        self.note_reply_connection(origin, &heartbeat);
         let mut registered = self.registered.lock();
         let registration = registered
             .entry((origin, heartbeat.client_id))
@@ -90,8 +93,39 @@ impl Clients {
         drop(registered);
     }
 
+    /// As `ProducerManager.registerProducer` of all releases: only the first heartbeat of a group on a connection says where
+    /// its client is.
+    fn note_reply_connection(&self, origin: Origin, heartbeat: &ReceivedHeartbeat) {
+        let key = (origin, heartbeat.client_id.clone());
+        let registered = self.registered.lock();
+        let known = registered.get(&key).map(|known| &known.producer_groups);
+        let is_new = |group: &String| known.is_none_or(|known| !known.contains(group));
+        let is_first = heartbeat.producer_groups.iter().any(is_new);
+        drop(registered);
+        if is_first {
+            self.reply_to
+                .lock()
+                .insert((origin.broker, key.1), origin.connection);
+        }
+    }
+
+    /// The connection that a broker pushes a client's replies on.
+    pub(super) fn reply_connection(&self, broker: usize, client_id: &str) -> Option<u64> {
+        let reply_to = self.reply_to.lock();
+        reply_to.get(&(broker, client_id.to_owned())).copied()
+    }
+
+    /// As real brokers, which forget where a client is when any of its producer groups is taken back or any of its connections
+    /// ends, another connection's too.
+    fn forget_reply_connection(&self, broker: usize, client_id: &str) {
+        self.reply_to.lock().remove(&(broker, client_id.to_owned()));
+    }
+
     /// Takes back the named groups; a client without any is gone.
     pub(super) fn unregister(&self, origin: Origin, request: &ReceivedUnregister<'_>) {
+        if request.producer_group.is_some() {
+            self.forget_reply_connection(origin.broker, &request.client_id);
+        }
         let key = (origin, request.client_id.clone().into_owned());
         let mut registered = self.registered.lock();
         let Some(registration) = registered.get_mut(&key) else {
@@ -119,7 +153,17 @@ impl Clients {
 
     /// The connection is closed.
     pub(super) fn closed(&self, origin: Origin) {
-        self.registered.lock().retain(|key, _| key.0 != origin);
+        let mut gone = Vec::new();
+        self.registered.lock().retain(|(known, client_id), _| {
+            let stays = *known != origin;
+            if !stays {
+                gone.push(client_id.clone());
+            }
+            stays
+        });
+        for client_id in gone {
+            self.forget_reply_connection(origin.broker, &client_id);
+        }
     }
 
     /// Heartbeats of all clients at all brokers so far.

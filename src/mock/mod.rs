@@ -21,7 +21,8 @@
 //! # What it does
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
-//! `SEND_BATCH_MESSAGE`, `RECALL_MESSAGE`, `END_TRANSACTION`, `HEART_BEAT` and `UNREGISTER_CLIENT`, and the queries of producers:
+//! `SEND_BATCH_MESSAGE`, `SEND_REPLY_MESSAGE` and its V2, `RECALL_MESSAGE`, `END_TRANSACTION`, `HEART_BEAT` and
+//! `UNREGISTER_CLIENT`, and the queries of producers:
 //! `GET_MIN_OFFSET`, `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`, `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`,
 //! `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, messages wait for their delay level or timer, half messages are kept
 //! out of sight and asked about, and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
@@ -60,6 +61,7 @@
 //! | what happens, step by step, or by a closure | [`MockAction`], [`MockRuleBuilder::respond_with`] |
 //! | down, paused, unreachable, going away, moved, out of the routes; other queues and permissions | [`MockServer`] |
 //! | a request to the clients | [`MockServer::push`] |
+//! | replies to requests | [`MockCluster::reply_with`] |
 //!
 //! What became of it is seen in [`MockCluster::messages`], [`MockCluster::copies_by_message_id`],
 //! [`MockCluster::request_log`] and [`MockRule::taken`]; [`MockCluster::wait_until`] waits for it. Nothing here is left to
@@ -69,9 +71,10 @@
 //!
 //! # What it does not do
 //!
-//! - Requests to reply, and all that consumers and administrators send are unknown to it.
+//! - All that consumers and administrators send is unknown to it.
 //! - Each half message is asked about by its own clock; real brokers look at all of them now and then. One that only the
 //!   system flag calls half is stored like any other.
+//! - A broker answers a reply as soon as it has pushed it; real ones wait up to 10 s for the requester to take it.
 //! - Each broker is a master without slaves. There is no access control and no TLS.
 //! - A message is in the index at once, and the smallest offset of a queue is always 0. No topic is static.
 //! - A new topic is in the route at once; real brokers take a moment to tell the name servers.
@@ -102,6 +105,7 @@ mod name_server;
 mod push;
 mod queries;
 mod reply;
+mod request_reply;
 mod requests;
 mod rule_builder;
 mod rules;

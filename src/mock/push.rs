@@ -150,12 +150,18 @@ impl MockPush {
 impl Pushes {
     /// The number for the next request; brokers count their own, from 0.
     fn next(&self, is_oneway: bool, answers: &Arc<Mutex<Vec<MockAnswer>>>) -> i32 {
+        let opaque = self.number();
+        if !is_oneway {
+            self.state.lock().sent.insert(opaque, Arc::clone(answers));
+        }
+        opaque
+    }
+
+    /// The number for a request whose answer nobody looks at.
+    pub(super) fn number(&self) -> i32 {
         let mut state = self.state.lock();
         let opaque = state.next_opaque;
         state.next_opaque = opaque.wrapping_add(1);
-        if !is_oneway {
-            state.sent.insert(opaque, Arc::clone(answers));
-        }
         opaque
     }
 

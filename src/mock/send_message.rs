@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::code::{RequestCode, ResponseCode};
-use crate::message::property;
+use crate::message::property::{self, CLUSTER};
 use crate::wire::header::Header;
 use crate::wire::id::{UniqueKeyPrefix, id_milliseconds, offset_message_id};
 use crate::wire::message::{BatchElements, MAX_PROPERTIES_LENGTH};
@@ -22,9 +22,6 @@ use super::store::{Incoming, Item, Store};
 use super::topics::TopicSettings;
 use super::transactions::Transactions;
 
-/// The cluster that stored a message (`MessageConst.PROPERTY_CLUSTER`).
-const CLUSTER: &str = "CLUSTER";
-
 /// The region that stored it (`MessageConst.PROPERTY_MSG_REGION`).
 const MSG_REGION: &str = "MSG_REGION";
 
@@ -33,22 +30,37 @@ const TRACE_ON: &str = "TRACE_ON";
 
 /// The answer to a send, stored or refused.
 pub(super) fn answer(shared: &Shared, session: &mut Session, header: &Header<'_>, body: &[u8]) -> Reply {
+    let stored = decode(shared, session, header, body).and_then(|send| store(shared, session, &send, body));
+    match stored {
+        Ok(stored) => Reply::success(ReplyFields::Stored(stored)),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The header of a send or of a reply.
+pub(super) fn decode<'a>(
+    shared: &Shared,
+    session: &mut Session,
+    header: &Header<'a>,
+    body: &[u8],
+) -> Result<ReceivedSend<'a>, Reply> {
     let Ok(send) = ReceivedSend::decode(header) else {
-        return bad_header(shared.version, header);
+        return Err(bad_header(shared.version, header));
     };
     if body.is_empty() && shared.version == ServerVersion::V5_5_0 {
         // It takes the length of an absent body, before any other check.
         let remark = "java.lang.NullPointerException: Cannot read the array length because the return value of \
                       \"org.apache.rocketmq.remoting.protocol.RemotingCommand.getBody()\" is null";
-        return Reply::refusal(ResponseCode::SYSTEM_ERROR, remark, ReplyFields::None);
+        return Err(Reply::refusal(
+            ResponseCode::SYSTEM_ERROR,
+            remark,
+            ReplyFields::None,
+        ));
     }
     if *session.producer_group != *send.producer_group {
         session.producer_group = Arc::from(&*send.producer_group);
     }
-    match store(shared, session, &send, body) {
-        Ok(stored) => Reply::success(ReplyFields::Stored(stored)),
-        Err(refusal) => refusal,
-    }
+    Ok(send)
 }
 
 /// A header that lacks a field or has text in the place of a number.
@@ -95,27 +107,70 @@ fn store(
     send: &ReceivedSend<'_>,
     body: &[u8],
 ) -> Result<StoredFields, Reply> {
-    let Some(broker) = shared.brokers.get(session.origin.broker) else {
-        return Err(Reply::refusal(
-            ResponseCode::SYSTEM_ERROR,
-            "no such broker",
-            ReplyFields::None,
-        ));
-    };
-    let broker_address = broker.address();
-    let (topic, queue_id) = check_target(shared, session, send)?;
-    let queue_id = priority_queue(shared, session, send, &topic).unwrap_or(queue_id);
+    let broker = broker_of(shared, session)?;
+    let target = check_target(shared, session, send)?;
+    let target = priority_queue(shared, session, send, &target.0).map_or(target.clone(), |id| (target.0, id));
     let now = shared.delays.now_ms();
     let (mut owned, transaction_id) = items(shared, broker, send, body, now)?;
-    check_size(shared, send, &topic, body, &owned)?;
+    check_size(shared, send, &target.0, body, &owned)?;
     let is_half =
         matches!(&*owned, [only] if !send.batch && Transactions::is_half(shared.version, &only.properties));
     let wait = match &mut *owned {
         [only] if !send.batch && !is_half => {
-            only.wait(shared.version, send.sys_flag, &topic, queue_id, now)?
+            only.wait(shared.version, send.sys_flag, &target.0, target.1, now)?
         }
         _ => None,
     };
+    let topic = Arc::clone(&target.0);
+    let stored = keep(shared, session, send, target, &owned, (now, wait))?;
+    let recall_handle =
+        wait.and_then(|wait| wait.recall_handle(&topic, &broker.name, transaction_id.as_deref()));
+    Ok(StoredFields {
+        transaction_id: transaction_id.map(Into::into),
+        recall_handle: recall_handle.map(Box::new),
+        ..stored
+    })
+}
+
+/// Stores a reply with these properties.
+pub(super) fn keep_reply(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+    body: &[u8],
+    text: &str,
+) -> Result<StoredFields, Reply> {
+    let target = check_target(shared, session, send)?;
+    let owned = [OwnedItem {
+        flag: send.flag,
+        body,
+        properties: Cow::Borrowed(text),
+    }];
+    check_size(shared, send, &target.0, body, &owned)?;
+    keep(
+        shared,
+        session,
+        send,
+        target,
+        &owned,
+        (shared.delays.now_ms(), None),
+    )
+}
+
+fn broker_of<'a>(shared: &'a Shared, session: &Session) -> Result<&'a BrokerPlace, Reply> {
+    let broker = shared.brokers.get(session.origin.broker);
+    broker.ok_or_else(|| Reply::refusal(ResponseCode::SYSTEM_ERROR, "no such broker", ReplyFields::None))
+}
+
+fn keep(
+    shared: &Shared,
+    session: &Session,
+    send: &ReceivedSend<'_>,
+    (topic, queue_id): (Arc<str>, u32),
+    owned: &[OwnedItem<'_>],
+    (now, wait): (u64, Option<Wait>),
+) -> Result<StoredFields, Reply> {
+    let broker_address = broker_of(shared, session)?.address();
     let (log_topic, log_queue_id) = wait.map_or_else(|| (Arc::clone(&topic), queue_id), Wait::place);
     let incoming = Incoming {
         broker: session.origin.broker,
@@ -132,7 +187,7 @@ fn store(
     let items: Vec<Item<'_>> = owned.iter().map(OwnedItem::lend).collect();
     let disk_full = |_| refuse(shared.version.disk_full());
     let place = match items.as_slice() {
-        [item] if is_half => shared
+        [item] if !send.batch && Transactions::is_half(shared.version, item.properties) => shared
             .transactions
             .prepare(shared, &incoming, item)
             .map_err(disk_full)?,
@@ -144,14 +199,12 @@ fn store(
             return Err(refuse(shared.version.disk_full()));
         }
     }
-    let recall_handle =
-        wait.and_then(|wait| wait.recall_handle(&topic, &broker.name, transaction_id.as_deref()));
     Ok(StoredFields {
         message_ids: message_ids(broker_address, &log_topic, place.physical_offset, &items),
         queue_id,
         queue_offset: place.queue_offset,
-        transaction_id: transaction_id.map(Into::into),
-        recall_handle: recall_handle.map(Box::new),
+        transaction_id: None,
+        recall_handle: None,
     })
 }
 
@@ -431,6 +484,14 @@ fn stored_properties<'a>(
     }
 }
 
+/// Properties with the region and trace switch of 5.5.0.
+pub(super) fn with_region(version: ServerVersion, sent: &str) -> String {
+    let mut list = properties::parse(sent, version.reading_rules());
+    set(&mut list, MSG_REGION, REGION_ID);
+    set(&mut list, TRACE_ON, "true");
+    encode(version, &list)
+}
+
 fn set(list: &mut Vec<(String, String)>, name: &str, value: &str) {
     match list.iter_mut().find(|property| property.0 == name) {
         Some(property) => value.clone_into(&mut property.1),
@@ -454,11 +515,19 @@ fn encode(version: ServerVersion, list: &[(String, String)]) -> String {
 
 /// The unique key that a 5.5.0 broker gives to a message without one.
 fn brokers_unique_key(shared: &Shared, broker: &BrokerPlace, now: u64) -> String {
+    unique_key_at(shared, broker.address(), now)
+}
+
+/// The unique key of a message that the cluster itself sends.
+pub(super) fn unique_key_of(shared: &Shared, address: SocketAddr) -> String {
+    unique_key_at(shared, address, shared.delays.now_ms())
+}
+
+fn unique_key_at(shared: &Shared, address: SocketAddr, now: u64) -> String {
     let [.., high, low] = std::process::id().to_be_bytes();
     let [.., counter_high, counter_low] = shared.next_unique_key().to_be_bytes();
     let pid = u16::from_be_bytes([high, low]);
     let counter = u16::from_be_bytes([counter_high, counter_low]);
-    let address = broker.address();
     let tag = u32::from(address.port());
     UniqueKeyPrefix::new(address.ip(), pid, tag)
         .key(id_milliseconds(now), counter)

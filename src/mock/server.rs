@@ -85,10 +85,15 @@ impl Server {
     }
 
     /// The answer to a request, its effects included. `None`: this release says nothing.
-    pub(super) fn answer(&self, session: &mut Session, header: &Header<'_>, body: &[u8]) -> Option<Reply> {
+    pub(super) fn answer(
+        self: &Arc<Server>,
+        session: &mut Session,
+        header: &Header<'_>,
+        body: &[u8],
+    ) -> Option<Reply> {
         match self.id {
             ServerId::NameServer(_) => name_server::answer(&self.shared, header),
-            ServerId::Broker(_) => broker::answer(&self.shared, session, header, body),
+            ServerId::Broker(_) => broker::answer(self, session, header, body),
         }
     }
 

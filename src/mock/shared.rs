@@ -8,6 +8,7 @@ use super::clients::Clients;
 use super::delays::Delays;
 use super::dialect::ServerVersion;
 use super::events::Events;
+use super::request_reply::Repliers;
 use super::rules::Faults;
 use super::store::Store;
 use super::topics::Topics;
@@ -70,6 +71,7 @@ pub(super) struct Shared {
     pub(super) clients: Clients,
     pub(super) events: Events,
     pub(super) faults: Faults,
+    pub(super) repliers: Repliers,
     next_queue: AtomicU32,
     next_unique_key: AtomicU32,
 }
@@ -96,6 +98,7 @@ impl Shared {
             clients: Clients::default(),
             events: Events::default(),
             faults: Faults::default(),
+            repliers: Repliers::default(),
             next_queue: AtomicU32::new(0),
             next_unique_key: AtomicU32::new(0),
         }

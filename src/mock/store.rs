@@ -225,6 +225,14 @@ impl Store {
             .map_or_else(Vec::new, |log| log.segments.iter().flatten().cloned().collect())
     }
 
+    /// The message of a topic at this broker, queue and offset.
+    pub(super) fn find(&self, topic: &str, place: (usize, u32, u64)) -> Option<Record> {
+        let state = self.state.lock();
+        let mut records = state.topics.get(topic)?.segments.iter().flatten().rev();
+        let is_there = |record: &&Record| (record.broker, record.queue_id, record.queue_offset) == place;
+        records.find(is_there).cloned()
+    }
+
     /// The offset that the next message of a queue gets.
     pub(super) fn next_offset(&self, topic: &str, broker: usize, queue_id: u32) -> u64 {
         let state = self.state.lock();

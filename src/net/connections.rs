@@ -39,6 +39,9 @@ pub(crate) type Continuation = Box<dyn FnOnce(Result<Arc<Connection>, Error>) + 
 /// Called with each new connection before anybody can send on it.
 pub(crate) type OnConnect = Box<dyn Fn(&Arc<Connection>) + Send + Sync>;
 
+/// Called with the address of a connection that has ended, when it is in the table no more.
+pub(crate) type OnEnd = Box<dyn Fn(&Arc<str>) + Send + Sync>;
+
 /// Says which address to dial in the place of another, if it is not the same.
 pub(crate) type DialAs = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -71,6 +74,7 @@ pub(crate) struct Connections {
     connect_timeout: Duration,
     timer: Arc<Timer>,
     on_connect: OnceLock<OnConnect>,
+    on_end: OnceLock<OnEnd>,
     pub(crate) meters: Meters,
     dial_as: OnceLock<DialAs>,
     inbound: OnceLock<Arc<dyn Inbound>>,
@@ -92,6 +96,7 @@ impl Connections {
             connect_timeout,
             timer,
             on_connect: OnceLock::new(),
+            on_end: OnceLock::new(),
             meters: Meters::default(),
             dial_as: OnceLock::new(),
             inbound: OnceLock::new(),
@@ -103,6 +108,11 @@ impl Connections {
     /// Sets what is done first with a new connection. Only the first call counts.
     pub(crate) fn on_connect(&self, action: OnConnect) {
         drop(self.on_connect.set(action));
+    }
+
+    /// Sets what is done when a connection has ended. It must not block. Only the first call counts.
+    pub(crate) fn on_end(&self, action: OnEnd) {
+        drop(self.on_end.set(action));
     }
 
     /// Sets which address is dialled in the place of another. Connections keep the name of the other. Called on the thread
@@ -521,6 +531,9 @@ impl Events for Connections {
         self.unmatched_replies.fetch_add(unmatched, Ordering::Relaxed);
         self.learn_from_end(connection, cause);
         self.forget(connection);
+        if let Some(action) = self.on_end.get() {
+            action(address);
+        }
     }
 }
 

@@ -21,10 +21,6 @@ pub(crate) enum Handled {
     /// Nobody here serves it, and the broker is told so.
     NotServed,
     /// It is answered at once. Without effect when it is one-way.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "for requests that are answered at once")
-    )]
     Answered(Answer),
     /// It is taken over, and the broker gets no answer to it.
     TakenOver,

@@ -1,7 +1,7 @@
 //! How an asynchronous send gets in: through the gate, with a permit and a chosen queue, or refused. Either way its closure
 //! runs once, on a worker.
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{io, sync::Arc, thread, time::Instant};
 
 use super::{
     attempt::Prepared,
@@ -59,14 +59,7 @@ pub(super) fn send_prepared(
 ) {
     let deadline = options.deadline(&shared.config);
     if let Err(error) = shared.workers.ensure_one() {
-        let source = Arc::new(error);
-        return on_done(Err(SendFailure::new(
-            message,
-            Error::Thread {
-                purpose: "callbacks",
-                source,
-            },
-        )));
+        return on_done(Err(SendFailure::new(message, no_worker(error))));
     }
     let inside = match shared.gate.enter_detached() {
         Ok(inside) => inside,
@@ -147,6 +140,14 @@ where
     Ok(())
 }
 
+pub(super) fn no_worker(error: io::Error) -> Error {
+    let source = Arc::new(error);
+    Error::Thread {
+        purpose: "callbacks",
+        source,
+    }
+}
+
 pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
     Error::Timeout {
         phase: Phase::Permit,
@@ -159,7 +160,7 @@ pub(super) fn no_permit(message: &Message, deadline: &Deadline) -> Error {
 /// Has the closure of a send run that could not be begun. Such sends cost nothing, so a loop of them could queue closures
 /// without end: those that wait for a worker are bounded too, and a caller that is too quick for the workers waits, within the
 /// time of a send; if that is over the closure runs here. A worker does not wait: each closure that it runs makes room for one.
-fn refuse(
+pub(super) fn refuse(
     shared: &Arc<Shared>,
     message: Message,
     error: Error,
@@ -182,7 +183,7 @@ fn refuse(
     }
 }
 
-fn begin(
+pub(super) fn begin(
     shared: &Arc<Shared>,
     prepared: Prepared,
     admission: Admission,

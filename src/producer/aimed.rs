@@ -20,10 +20,10 @@ use crate::{
 /// Where, for how long and how the next sends go; made by [`Producer::to`](super::Producer::to) and
 /// [`Producer::timeout`](super::Producer::timeout). It can be used for several sends.
 #[derive(Clone, Debug)]
-#[must_use = "choose a verb: send, send_async or send_oneway"]
+#[must_use = "choose a verb: send, send_async, send_oneway or request"]
 pub struct Aimed<'p> {
-    shared: &'p Arc<Shared>,
-    options: Options,
+    pub(super) shared: &'p Arc<Shared>,
+    pub(super) options: Options,
 }
 
 impl<'p> Aimed<'p> {

@@ -46,9 +46,21 @@ pub(super) struct Prepared {
     pub(super) batch: Option<Arc<BatchBody>>,
     /// What goes out in place of the body, if that is smaller.
     pub(super) compressed: Option<Arc<Compressed>>,
-    /// Stored out of sight until its transaction ends.
-    pub(super) is_half: bool,
+    pub(super) kind: Kind,
 }
+
+/// What a message gets beside its own properties and its id.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Usual,
+    /// Stored out of sight until its transaction ends.
+    Half,
+    /// These tell a consumer whom to reply to.
+    Request(Arc<[AddedProperty]>),
+}
+
+/// A property that a message gets on its way, and that its sender does not see.
+pub(super) type AddedProperty = (&'static str, Box<str>);
 
 /// A body as it goes out, and what tells readers so.
 #[derive(Debug)]
@@ -66,21 +78,30 @@ pub(super) type Verdict = Result<Stored, Error>;
 impl Prepared {
     /// Checks the sizes and gives the message its id. The message itself is not changed.
     pub(super) fn new(shared: &Shared, message: &Message) -> Result<Self, Error> {
-        Self::checked(shared, message, false)
+        Self::checked(shared, message, Kind::Usual)
     }
 
     /// The same for a message of a transaction.
     pub(super) fn half(shared: &Shared, message: &Message) -> Result<Self, Error> {
-        Self::checked(shared, message, true)
+        Self::checked(shared, message, Kind::Half)
     }
 
-    fn checked(shared: &Shared, message: &Message, is_half: bool) -> Result<Self, Error> {
+    /// The same for a request with these properties.
+    pub(super) fn request(
+        shared: &Shared,
+        message: &Message,
+        added: Vec<AddedProperty>,
+    ) -> Result<Self, Error> {
+        Self::checked(shared, message, Kind::Request(added.into()))
+    }
+
+    fn checked(shared: &Shared, message: &Message, kind: Kind) -> Result<Self, Error> {
         let unix_ms = super::ids::unix_milliseconds();
         timing::check(&shared.config, message, unix_ms)?;
         let message_id = shared.ids.next(unix_ms);
         let length = |(name, value): &(&str, &str)| property::encoded_length(name, value);
-        let added = added_properties(&shared.config.producer_group, &message_id);
-        let added: usize = if_half(is_half, &added).iter().map(length).sum();
+        let added = Added::new(&shared.config.producer_group, &message_id, &kind);
+        let added: usize = added.of(&kind).iter().map(length).sum();
         let properties = message.properties_length() + added;
         let most = shared.config.max_properties_size;
         if properties > most {
@@ -111,8 +132,13 @@ impl Prepared {
             born_timestamp_ms,
             batch: None,
             compressed: compressed(shared, message),
-            is_half,
+            kind,
         })
+    }
+
+    /// Whether it gets no properties but its id.
+    pub(super) fn is_usual(&self) -> bool {
+        matches!(self.kind, Kind::Usual)
     }
 
     /// The body as it goes out.
@@ -130,10 +156,9 @@ impl Prepared {
             .compressed
             .as_ref()
             .map_or(0, |compressed| compressed.sys_flag);
-        if self.is_half {
-            body | SYS_FLAG_PREPARED
-        } else {
-            body
+        match self.kind {
+            Kind::Half => body | SYS_FLAG_PREPARED,
+            Kind::Usual | Kind::Request(_) => body,
         }
     }
 
@@ -172,7 +197,11 @@ pub(super) fn send(
     (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
     release::check(prepared, connection)?;
-    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
+    let added = Added::new(
+        &shared.config.producer_group,
+        &prepared.message_id,
+        &prepared.kind,
+    );
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
     connection.request(frame, waiting, manner, now)
 }
@@ -186,7 +215,11 @@ pub(super) fn send_oneway(
     deadline: &Deadline,
 ) -> Result<(), Error> {
     release::check(prepared, connection)?;
-    let added = added_properties(&shared.config.producer_group, &prepared.message_id);
+    let added = Added::new(
+        &shared.config.producer_group,
+        &prepared.message_id,
+        &prepared.kind,
+    );
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
     connection.oneway(frame, deadline.at(), deadline.began())
 }
@@ -200,26 +233,49 @@ pub(super) fn waiting(waiter: &Arc<dyn Waiter>, ticket: u32, alarm: Option<Alarm
     }
 }
 
-type Added<'a> = [(&'a str, &'a str); 3];
-
-/// What a message gets beside its own properties: its id, and what makes it a half message.
-fn added_properties<'a>(producer_group: &'a str, message_id: &'a MessageId) -> Added<'a> {
-    [
-        (property::UNIQ_KEY, message_id.as_str()),
-        (property::TRAN_MSG, "true"),
-        (property::PGROUP, producer_group),
-    ]
+/// What messages get beside their own properties.
+struct Added<'a> {
+    /// Its id, and what makes it a half message.
+    usual: [(&'a str, &'a str); 3],
+    /// All of a request, its id too; empty for every other message.
+    of_request: Vec<(&'a str, &'a str)>,
 }
 
-/// All of it for a half message, else the id alone.
-fn if_half<'a>(is_half: bool, added: &'a Added<'a>) -> &'a [(&'a str, &'a str)] {
-    if is_half { added } else { added.split_at(1).0 }
+impl<'a> Added<'a> {
+    fn new(producer_group: &'a str, message_id: &'a MessageId, kind: &'a Kind) -> Self {
+        let id = (property::UNIQ_KEY, message_id.as_str());
+        let of_request = match kind {
+            Kind::Usual | Kind::Half => Vec::new(),
+            Kind::Request(added) => {
+                let added = added.iter().map(|(name, value)| (*name, &**value));
+                [id].into_iter().chain(added).collect()
+            }
+        };
+        Self {
+            usual: [
+                id,
+                (property::TRAN_MSG, "true"),
+                (property::PGROUP, producer_group),
+            ],
+            of_request,
+        }
+    }
+
+    /// What a message of this kind gets: usually its id alone.
+    fn of(&self, kind: &Kind) -> &[(&'a str, &'a str)] {
+        match kind {
+            Kind::Usual => self.usual.split_at(1).0,
+            Kind::Half => &self.usual,
+            Kind::Request(_) => &self.of_request,
+        }
+    }
 }
 
 /// The frame of one attempt.
 struct SendFrame<'a> {
     header: SendMessage<'a>,
-    common: &'a OnceLock<Template>,
+    /// `None` for a reply, which has a request code of its own.
+    common: Option<&'a OnceLock<Template>>,
     body: &'a [u8],
 }
 
@@ -237,7 +293,7 @@ impl<'a> SendFrame<'a> {
         let (flag, properties) = match &prepared.batch {
             None => {
                 let own = prepared.message.property_pairs();
-                let added = if_half(prepared.is_half, added);
+                let added = added.of(&prepared.kind);
                 (prepared.message.flag(), PropertyList { own, added })
             }
             Some(batch) => (0, batch.properties()),
@@ -262,7 +318,7 @@ impl<'a> SendFrame<'a> {
         };
         Ok(Self {
             header,
-            common,
+            common: Some(common).filter(|_| !prepared.message.is_reply()),
             body: prepared.body(),
         })
     }
@@ -270,10 +326,10 @@ impl<'a> SendFrame<'a> {
 
 impl Frame for SendFrame<'_> {
     fn code(&self) -> RequestCode {
-        if self.header.batch {
-            RequestCode::SEND_BATCH_MESSAGE
-        } else {
-            RequestCode::SEND_MESSAGE_V2
+        match self.common {
+            _ if self.header.batch => RequestCode::SEND_BATCH_MESSAGE,
+            Some(_) => RequestCode::SEND_MESSAGE_V2,
+            None => RequestCode::SEND_REPLY_MESSAGE_V2,
         }
     }
 
@@ -282,11 +338,11 @@ impl Frame for SendFrame<'_> {
     }
 
     fn encode(self, out: &mut Vec<u8>, envelope: &Envelope<'_>) -> Result<(), WireError> {
-        if self.header.batch {
-            // So large that there is nothing to be gained from what headers have in common.
-            return encode_frame(out, envelope, |writer| self.header.write_v2(writer), self.body);
+        match self.common {
+            // A batch is so large that there is nothing to be gained from what headers have in common.
+            Some(common) if !self.header.batch => self.header.append_from(common, out, envelope, self.body),
+            _ => encode_frame(out, envelope, |writer| self.header.write_v2(writer), self.body),
         }
-        self.header.append_from(self.common, out, envelope, self.body)
     }
 }
 

@@ -149,7 +149,7 @@ pub(super) fn admit(
     let bytes = element_bytes(prepared);
     let timeout = deadline.at() - deadline.began();
     if prepared.batch.is_some()
-        || prepared.is_half
+        || !prepared.is_usual()
         || prepared.compressed.is_some()
         || options.ordered
         || bytes > batcher.limits.max_bytes

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Producer, admission,
-    attempt::Prepared,
+    attempt::{Kind, Prepared},
     blocking, oneway,
     options::Options,
     result::{SendResult, SendStatus},
@@ -306,7 +306,7 @@ impl Prepared {
                 wait_store_ok: waits(first),
             })),
             compressed: None,
-            is_half: false,
+            kind: Kind::Usual,
         };
         Ok((prepared, ids.into()))
     }

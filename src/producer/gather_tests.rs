@@ -30,7 +30,7 @@ fn prepared(number: usize, body_length: usize) -> Prepared {
         born_timestamp_ms: 1,
         batch: None,
         compressed: None,
-        is_half: false,
+        kind: crate::producer::attempt::Kind::Usual,
     }
 }
 

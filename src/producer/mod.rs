@@ -27,6 +27,10 @@ mod queries;
 mod recall;
 mod record;
 mod release;
+mod replies;
+mod reply;
+mod request;
+mod request_async;
 mod result;
 mod room;
 mod shared;
@@ -45,12 +49,13 @@ pub use batch::{BatchFailure, BatchResult, Outcomes};
 pub use builder::ProducerBuilder;
 pub use diagnosis::{Check, CheckOutcome, Diagnosis, DiagnosisStep};
 pub use queries::{AnyMessageId, Boundary, CreatedTopic, FoundMessages, NewTopic, Queries};
+pub use reply::Reply;
 pub use result::{Full, SendFailure, SendResult, SendStatus};
 use shared::Shared;
 pub use shutdown::{ShutdownReport, Unflushed};
 pub use stats::{
-    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RetryCounts, SendCounts, Stats,
-    TopicStats,
+    BrokerStats, FailureCounts, LastError, Latency, NameServerStats, RequestCounts, RetryCounts, SendCounts,
+    Stats, TopicStats,
 };
 pub use target::Target;
 pub use transaction::{

@@ -11,6 +11,7 @@ use super::{
     options::usual_rules,
     permits::Permits,
     plan::{RetryOf, Rules},
+    replies::Replies,
     shutdown::{LastOutcomes, ShutdownReport},
     tally::Tally,
     transaction::Transactions,
@@ -22,10 +23,11 @@ use crate::{
         housekeeping::{Housekeeping, Identity, Intervals},
         name_servers::NameServers,
         reachability::Detector,
+        reply_path::ReplyPath,
         routes::{Routes, TemplateTopic},
         topic_route::RouteBroker,
     },
-    code::ResponseCode,
+    code::{RequestCode, ResponseCode},
     config::{BLOCKING_IN_FLIGHT, FaultTable, HEARTBEAT_TIMEOUT, HeaderSerialization, ProducerConfig},
     error::{Error, Phase, is_access_refusal},
     message::names::TEMPLATE_TOPIC,
@@ -52,6 +54,11 @@ pub(crate) struct Shared {
     pub(super) permits: Arc<Permits>,
     /// Room for the closures of sends that could not be begun.
     pub(super) refusals: Arc<Permits>,
+    /// Room for blocked requests.
+    pub(super) requesters: Arc<Permits>,
+    /// Requests that wait for their reply.
+    pub(super) replies: Arc<Replies>,
+    pub(super) reply_path: Arc<ReplyPath>,
     /// What blocking sends may do, and what asynchronous ones may, unless they wish otherwise.
     pub(super) blocking_rules: Arc<Rules>,
     pub(super) async_rules: Arc<Rules>,
@@ -81,11 +88,10 @@ impl Shared {
     ) -> Result<Arc<Self>, Error> {
         config.check()?;
         let name_servers = Arc::new(name_servers(&config)?);
-        let ip = config
-            .client_ip
-            .unwrap_or_else(|| local_ip(&name_servers.in_order()));
-        let instance_name = config.instance_name.clone().unwrap_or_else(unique_instance_name);
-        let client_id = client_id(ip, &instance_name);
+        let guess = || local_ip(&name_servers.in_order());
+        let ip = config.client_ip.unwrap_or_else(guess);
+        let instance_name = config.instance_name.clone();
+        let client_id = client_id(ip, &instance_name.unwrap_or_else(unique_instance_name));
         let permits = Permits::new(config.max_async_in_flight, config.max_async_bytes);
         let timer = Arc::new(Timer::new());
         let connections = Connections::new(
@@ -103,10 +109,9 @@ impl Shared {
             health.clone(),
         );
         map_addresses(&config, &connections, &name_servers);
-        connections.set_inbound(Arc::new(served(transactions.as_ref())));
+        let replies = Arc::<Replies>::default();
+        connections.set_inbound(served(&replies, &routes, transactions.as_ref()));
         start_timer(&timer, &connections)?;
-        let asked = health.as_ref().filter(|_| config.reachability_detector);
-        let detector = asked.map(|health| detector(health, &connections, &routes, &timer));
         let housekeeping = Housekeeping::start(
             identity(&config, &client_id),
             intervals(&config),
@@ -114,9 +119,8 @@ impl Shared {
             Arc::clone(&name_servers),
             Arc::clone(&routes),
             Arc::clone(&timer),
-            detector,
+            detector(&config, health.as_ref(), &connections, &routes, &timer),
         );
-        log::info!("producer {client_id} of group {} started", config.producer_group);
         let shared = Arc::new(Self {
             auto_batch: AutoBatcher::new(&config, ip),
             ids: IdMaker::new(ip),
@@ -127,6 +131,9 @@ impl Shared {
             gate: Arc::default(),
             permits: Arc::clone(&permits),
             refusals: Permits::new(config.max_async_in_flight, usize::MAX),
+            requesters: Permits::new(BLOCKING_IN_FLIGHT, usize::MAX),
+            replies,
+            reply_path: ReplyPath::new(&connections, &routes, &housekeeping, &timer),
             blocking_rules: usual_rules(&config, config.retries),
             async_rules: usual_rules(&config, config.async_retries),
             lanes: Arc::default(),
@@ -291,26 +298,29 @@ fn start_timer(timer: &Arc<Timer>, connections: &Arc<Connections>) -> Result<(),
 }
 
 /// Which requests of brokers are served.
-fn served(transactions: Option<&Transactions>) -> Served {
-    let served = Served::default();
-    match transactions {
+fn served(replies: &Arc<Replies>, routes: &Arc<Routes>, transactions: Option<&Transactions>) -> Arc<Served> {
+    let code = RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT;
+    let served = Served::default().with(code, replies.serve(routes));
+    Arc::new(match transactions {
         Some(transactions) => transactions.serve(served),
         None => served,
-    }
+    })
 }
 
 fn detector(
-    health: &Arc<BrokerHealth>,
+    config: &ProducerConfig,
+    health: Option<&Arc<BrokerHealth>>,
     connections: &Arc<Connections>,
     routes: &Arc<Routes>,
     timer: &Arc<Timer>,
-) -> Detector {
-    Detector {
+) -> Option<Detector> {
+    let asked = health.filter(|_| config.reachability_detector);
+    asked.map(|health| Detector {
         health: Arc::clone(health),
         connections: Arc::clone(connections),
         routes: Arc::clone(routes),
         timer: Arc::clone(timer),
-    }
+    })
 }
 
 fn template_topic(config: &ProducerConfig) -> TemplateTopic {

@@ -177,6 +177,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>, within: Duration) -> ShutdownRepor
         .housekeeping
         .unregister(until.max(Instant::now() + LAST_WORDS));
     shared.routes.close();
+    shared.replies.close();
     shared.connections.close();
     shared.timer.stop();
     // Brokers that do not answer the goodbye cannot take this time.

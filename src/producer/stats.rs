@@ -35,6 +35,8 @@ pub struct Stats {
     pub oneway_accepted: u64,
     /// Of these, the ones that were not written before their connection ended.
     pub oneway_lost: u64,
+    /// Requests that wait for a consumer's reply, by how they ended.
+    pub requests: RequestCounts,
     /// Replies that nobody waited for: late ones, repeated ones, and ones to requests that were never made.
     pub unmatched_replies: u64,
     /// Closures that panicked.
@@ -60,6 +62,22 @@ pub struct SendCounts {
     pub refused: u64,
     /// It may be stored or not.
     pub unknown: u64,
+}
+
+/// Requests for which a consumer's reply was waited for. Their sends are counted among [`SendCounts`] too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestCounts {
+    /// Sent, or about to be, and waiting for their reply.
+    pub waiting: usize,
+    /// Ended with a reply.
+    pub replied: u64,
+    /// Sent, and ended without a reply.
+    pub unanswered: u64,
+    /// Certainly not stored by any broker.
+    pub failed: u64,
+    /// Replies of consumers that nobody waited for: late ones, repeated ones, and ones to other requests.
+    pub late_replies: u64,
 }
 
 /// What is known of a topic's route.
@@ -346,6 +364,22 @@ impl fmt::Display for SendCounts {
     }
 }
 
+impl fmt::Display for RequestCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            waiting,
+            replied,
+            unanswered,
+            failed,
+            late_replies,
+        } = self;
+        write!(
+            f,
+            "{replied} replied, {unanswered} unanswered, {failed} not sent, {waiting} waiting; late replies: {late_replies}"
+        )
+    }
+}
+
 impl fmt::Display for TopicStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -423,6 +457,9 @@ impl fmt::Display for Stats {
             "one-way: {} accepted, {} lost; unmatched replies: {}; callbacks that panicked: {}",
             self.oneway_accepted, self.oneway_lost, self.unmatched_replies, self.callback_panics
         )?;
+        if self.requests != RequestCounts::default() {
+            write!(f, "\nrequests: {}", self.requests)?;
+        }
         self.topics.iter().try_for_each(|topic| write!(f, "\n{topic}"))?;
         self.brokers
             .iter()

@@ -41,7 +41,7 @@ impl Tally {
     /// So many messages of one batch have ended alike.
     pub(super) fn ended_together(&self, error: Option<&Error>, messages: usize) {
         let counter = match error.map(Error::delivery) {
-            None => &self.stored,
+            None | Some(Delivery::Stored) => &self.stored,
             Some(Delivery::NotStored) => &self.not_stored,
             Some(Delivery::Refused) => &self.refused,
             Some(Delivery::Unknown) => &self.unknown,
@@ -124,6 +124,7 @@ fn collect(shared: &Arc<Shared>) -> Stats {
             .map_or(0, |batcher| batcher.held_bytes()),
         oneway_accepted: brokers.iter().map(|broker| broker.oneway_accepted).sum(),
         oneway_lost: shared.connections.oneway_lost(),
+        requests: shared.replies.read(),
         unmatched_replies: shared.connections.unmatched_replies(),
         callback_panics: shared.workers.panics(),
         topics: topics.collect(),

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     Shared,
-    support::{ReadMessage, RealCluster, read_all, run},
+    support::{ReadMessage, RealCluster, Replier, read_all, run, wait_until},
 };
 
 const TOPIC: &str = "TopicTest";
@@ -90,6 +90,28 @@ fn later_and_compressed_examples(cluster: &RealCluster, known: &mut BTreeSet<Str
         .collect();
     lengths.sort_unstable();
     assert_eq!(lengths, [(11, 0), (33_000, 1)]);
+}
+
+/// The example against a consumer that replies.
+pub(crate) fn request_reply_example(version: &str) {
+    let cluster = Shared::Open.of(version);
+    cluster.create_topic("RequestTopic", 1);
+    let _replier = Replier::start(version, &cluster.name_servers, "RequestTopic", "example_repliers");
+    // A consumer needs a moment until it has its queues; the example waits three seconds for a reply.
+    wait_until("the consumer replies to both questions", || {
+        let mut command = Command::new(&programs()["request_reply"]);
+        command.env("NAMESRV_ADDR", &cluster.name_servers);
+        let said = run(&mut command, Duration::from_secs(60))
+            .or_panic("request_reply")
+            .stdout;
+        [
+            "re: how much is a shirt?",
+            "re: and a hat?",
+            "2 replied, 0 unanswered",
+        ]
+        .iter()
+        .all(|part| said.contains(part))
+    });
 }
 
 fn texts(messages: &[ReadMessage]) -> BTreeSet<String> {

@@ -23,6 +23,7 @@ mod ledger;
 mod load;
 mod queries;
 mod refusals;
+mod requests;
 mod sends;
 #[path = "../support/mod.rs"]
 mod support;
@@ -74,6 +75,7 @@ on_every_version! {
     compressed::zlib_is_read_by_all_releases,
     control::apache_producer_is_read_back,
     examples::quick_start_examples,
+    examples::request_reply_example,
     faults::a_killed_broker_costs_nothing_with_a_delivery_timeout,
     faults::a_killed_broker_costs_no_truth,
     faults::a_stopped_broker_keeps_nobody_waiting,
@@ -87,6 +89,10 @@ on_every_version! {
     refusals::a_body_over_the_own_limit_is_not_sent,
     refusals::a_missing_slave_is_told_and_the_message_stored,
     refusals::a_topic_that_cannot_be_created_has_no_route,
+    requests::a_java_consumer_replies_in_every_way_of_asking,
+    requests::a_lost_connection_is_made_anew_before_the_reply,
+    requests::a_reply_of_this_library_comes_to_its_request,
+    requests::a_request_without_a_replier_is_stored_and_times_out,
     sends::async_sends_are_read_back_equal,
     sends::messages_are_found_by_their_ids,
     sends::oneway_sends_are_read_back_after_shutdown,

@@ -117,7 +117,7 @@ impl JavaClient {
                 "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
             ])
             .arg(format!("-Duser.home={}", folder.display()))
-            .args(["-cp", &class_path(version), "ReadAll", name_servers])
+            .args(["-cp", &class_path(version, "ReadAll"), "ReadAll", name_servers])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).expect("the cluster's folder is writable"))
@@ -206,13 +206,13 @@ pub(crate) fn java_command(version: &str, class: &str) -> Command {
     command
 }
 
-/// Compiles `ReadAll` into the build folder unless it lies there already, and returns the class path.
-fn class_path(version: &str) -> String {
+/// Compiles a program of `tests/java` into the build folder unless it lies there already, and returns the class path.
+pub(super) fn class_path(version: &str, program: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let source = tests.join("java/ReadAll.java");
+    let source = tests.join(format!("java/{program}.java"));
     let jars = jars(version);
     let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("java-{version}"));
-    if age(&classes.join("ReadAll.class")) >= age(&source) {
+    if age(&classes.join(format!("{program}.class"))) >= age(&source) {
         // Built elsewhere and then put in place, for another thread or process may do the same.
         static BUILDS: AtomicU32 = AtomicU32::new(0);
         let build = BUILDS.fetch_add(1, Ordering::Relaxed);

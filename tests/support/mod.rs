@@ -14,7 +14,9 @@ mod java;
 mod left_out;
 mod process;
 mod real_cluster;
+mod replier;
 
 pub(crate) use java::{JavaClient, ReadMessage, java_command};
 pub(crate) use process::run;
 pub(crate) use real_cluster::{RealCluster, read_all, require_real_cluster, wait_until};
+pub(crate) use replier::Replier;

@@ -14,6 +14,7 @@ use crate::code::{RequestCode, ResponseCode};
 use crate::wire::command::Command;
 use crate::wire::frame::{FrameRef, Serialization, split_frame};
 use crate::wire::header::{Envelope, FieldWriter, Header, Language, encode_frame};
+use crate::wire::request::push_reply::PushReply;
 use crate::wire::request::recall_message::{RecallMessage, ReceivedRecall};
 use crate::wire::request::route::{GetRoute, ReceivedGetRoute};
 use crate::wire::request::send_message::{PropertyList, ReceivedSend, SendMessage, SendReply};
@@ -179,6 +180,8 @@ fn check_meaning(name: &str, frame: &[u8], request_code: Option<RequestCode>, ta
         tally.record("send", name, check_send(&header));
     } else if code == RequestCode::GET_ROUTEINFO_BY_TOPIC {
         tally.record("request for a route", name, check_get_route(&header));
+    } else if code == RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT {
+        tally.record("pushed reply", name, check_push_reply(&header, found.body));
     } else if code == RequestCode::UNREGISTER_CLIENT {
         tally.record("unregister", name, check_unregister(&header));
     } else if code == RequestCode::RECALL_MESSAGE {
@@ -494,6 +497,63 @@ fn check_unregister(header: &Header<'_>) -> Checked {
                     "our request, read back",
                     &ReceivedUnregister::decode(ours).map_err(reason)?,
                     &received,
+                )
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn check_push_reply(header: &Header<'_>, body: &[u8]) -> Checked {
+    let push = PushReply::decode(header).map_err(reason)?;
+    let field = |name| header.field(name).unwrap_or_default().into_owned();
+    let texts = [
+        ("producerGroup", push.producer_group.to_string()),
+        ("topic", push.topic.to_string()),
+        ("defaultTopic", push.default_topic.to_string()),
+        ("defaultTopicQueueNums", push.default_topic_queue_nums.to_string()),
+        ("queueId", push.queue_id.to_string()),
+        ("sysFlag", push.sys_flag.to_string()),
+        ("bornTimestamp", push.born_timestamp_ms.to_string()),
+        ("flag", push.flag.to_string()),
+        ("properties", push.properties.to_string()),
+        ("reconsumeTimes", push.reconsume_times.to_string()),
+        ("unitMode", push.unit_mode.to_string()),
+        ("bornHost", push.born_host.to_string()),
+        ("storeHost", push.store_host.to_string()),
+        ("storeTimestamp", push.store_timestamp_ms.to_string()),
+    ];
+    for (name, ours) in texts {
+        same(name, &ours, &field(name))?;
+    }
+    let message = push.message(body.to_vec(), "broker-a".into(), 7);
+    same("the shown body", &message.body(), &body)?;
+    same(
+        "the shown correlation id",
+        &message.property("CORRELATION_ID"),
+        &push.correlation_id(),
+    )?;
+    let hosts = [
+        (message.born_host(), &push.born_host),
+        (message.store_host(), &push.store_host),
+    ];
+    for (shown, sent) in hosts {
+        same(
+            "a host",
+            &shown.to_string(),
+            &sent.trim_start_matches('/').to_owned(),
+        )?;
+    }
+    for serialization in BOTH_FORMS {
+        written(
+            header,
+            serialization,
+            |writer| push.write(writer),
+            |ours| {
+                same(
+                    "our push, read back",
+                    &PushReply::decode(ours).map_err(reason)?,
+                    &push,
                 )
             },
         )?;

@@ -4,6 +4,7 @@ pub(crate) mod check_transaction;
 pub(crate) mod create_topic;
 pub(crate) mod end_transaction;
 pub(crate) mod heartbeat;
+pub(crate) mod push_reply;
 pub(crate) mod query_message;
 pub(crate) mod queue_query;
 pub(crate) mod recall_message;
