@@ -25,6 +25,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "zlib")]
+use rocketmq_producer::CompressionType;
 use rocketmq_producer::{
     Delivery, EndTransactions, Error, LocalTransaction, Message, Producer, ProducerBuilder, Redelivery,
     RequestCode, ResponseCode, SendResult, SendStatus, StoredMessage, TransactionEnd, TransactionListener,
@@ -268,6 +270,36 @@ fn an_unknown_is_asked_about_until_the_listener_knows() {
             }
             assert_eq!(asked[3].message_id(), second.half.message_id);
         }
+    });
+}
+
+#[cfg(feature = "zlib")]
+#[test]
+fn a_body_that_went_out_compressed_is_shown_as_it_was_given() {
+    within(PATIENCE, || {
+        let cluster = cluster(1, ServerVersion::V5_5_0);
+        let listener = Scripted::new(&[Unknown], &[Commit]);
+        let producer = builder(&cluster)
+            .compression(CompressionType::Zlib)
+            .start_transactional(listener.clone())
+            .unwrap();
+        let body = "Hello RocketMQ ".repeat(1_000);
+        drop(
+            producer
+                .send(&Message::new(TOPIC, body.clone()).unwrap())
+                .unwrap(),
+        );
+        cluster.check_transactions();
+        wait_for(&cluster, "the commit", |cluster| {
+            cluster.message_count(TOPIC) == 1
+        });
+        assert_eq!(listener.asked.lock().unwrap()[0].body(), body.as_bytes());
+        let stored = &cluster.messages(TOPIC)[0];
+        assert!(
+            stored.body.len() < body.len() / 2 && stored.sys_flag & 0b1101 == 0b1001,
+            "compressed, and committed: {:#b}",
+            stored.sys_flag
+        );
     });
 }
 
