@@ -1,6 +1,6 @@
 //! Whatever happened to its sends, a producer that has been dropped leaves neither a thread nor a descriptor behind.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "mock"))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rocketmq_producer::{Message, MessageQueue, Producer, ProducerBuilder, Target};
+use rocketmq_producer::{
+    LocalTransaction, Message, MessageQueue, Producer, ProducerBuilder, SendResult, StoredMessage, Target,
+    TransactionListener, mock::MockCluster,
+};
 use support::{
     PATIENCE,
     fake_server::{FakeServer, Peer, RefusingAddress, Request, stored},
@@ -218,11 +221,44 @@ fn a_hundred_lives() {
     assert_eq!(broker.sends(), 200);
 }
 
+/// Questions come all the time, from the first transaction until everything has gone.
+fn transactions_that_are_asked_about() {
+    struct Undecided(mpsc::Sender<()>);
+    impl TransactionListener for Undecided {
+        fn execute(&self, _: &Message, _: &SendResult) -> LocalTransaction {
+            LocalTransaction::Unknown
+        }
+
+        fn check(&self, _: &StoredMessage) -> LocalTransaction {
+            // Nobody listens any more at the end.
+            self.0.send(()).ok();
+            LocalTransaction::Unknown
+        }
+    }
+    let cluster = MockCluster::builder()
+        .brokers(2)
+        .transaction_checks(milliseconds(1), milliseconds(5), 10_000)
+        .start()
+        .unwrap();
+    for _ in 0..5 {
+        let (asked, questions) = mpsc::channel();
+        let producer = producer_for(cluster.name_servers())
+            .start_transactional(Undecided(asked))
+            .unwrap();
+        for _ in 0..4 {
+            drop(producer.send(&message("orders")).unwrap());
+        }
+        for _ in 0..8 {
+            questions.recv_timeout(PATIENCE).expect("a question");
+        }
+    }
+}
+
 /// One test for all cases, one after the other, for they count what the whole process has.
 #[test]
 fn neither_threads_nor_descriptors() {
     within(3 * PATIENCE, || {
-        let cases: [(&str, fn()); 13] = [
+        let cases: [(&str, fn()); 14] = [
             ("a healthy cluster", a_healthy_cluster),
             ("never used", never_used),
             ("bad name servers", bad_name_servers),
@@ -238,6 +274,10 @@ fn neither_threads_nor_descriptors() {
             ),
             ("a setting is refused", a_setting_is_refused),
             ("a hundred lives", a_hundred_lives),
+            (
+                "transactions that are asked about",
+                transactions_that_are_asked_about,
+            ),
             ("a healthy cluster again", a_healthy_cluster),
         ];
         for (name, case) in cases {

@@ -423,3 +423,41 @@ fn a_topic_that_nobody_sends_to_is_asked_for_no_longer() {
             .expect("it is looked up again");
     });
 }
+
+/// More topics than the connection to a name server has places for requests, 2048 with these settings.
+#[test]
+fn refreshing_thousands_of_topics_leaves_place_for_what_senders_ask() {
+    const KNOWN: usize = 2200;
+    within(6 * PATIENCE, || {
+        let name_server = NameServer::start();
+        let broker = FakeServer::broker(|request, peer| peer.stored(request, 0));
+        let name = |number: usize| format!("topic-{number}");
+        for number in 0..KNOWN + 100 {
+            name_server.set(&name(number), &[("broker-a", broker.address())]);
+        }
+        let producer = producer_for(name_server.server.address())
+            .max_async_in_flight(16)
+            .route_refresh_interval(Duration::from_secs(1))
+            .start()
+            .unwrap();
+        for number in 0..KNOWN {
+            producer.publish_queues(&name(number)).unwrap();
+        }
+        let all = || name_server.server.log(|log| log.count(GET_ROUTE));
+        let before = all();
+        for number in KNOWN..KNOWN + 100 {
+            let found = producer.publish_queues(&name(number));
+            assert!(found.is_ok(), "{number}: {found:?}");
+            thread::sleep(milliseconds(20));
+        }
+        let until = Instant::now() + 4 * PATIENCE;
+        while all() < before + 100 + KNOWN {
+            assert!(
+                Instant::now() < until,
+                "the known topics are looked up again, too: {}",
+                all() - before
+            );
+            thread::sleep(milliseconds(100));
+        }
+    });
+}

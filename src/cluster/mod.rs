@@ -13,6 +13,7 @@ mod logical_queues;
 pub(crate) mod name_servers;
 pub(crate) mod query_route;
 pub(crate) mod reachability;
+mod refresh;
 pub(crate) mod route_faults;
 mod route_query;
 pub(crate) mod routes;

@@ -16,6 +16,7 @@ use super::{
     broker_health::BrokerHealth,
     name_servers::NameServers,
     query_route::QueryRoute,
+    refresh::Refresh,
     route_faults,
     route_query::{Found, Means, RouteQuery},
     topic_route::{PublishQueue, TopicRoute},
@@ -95,6 +96,7 @@ pub(crate) struct TemplateTopic {
 
 pub(crate) struct Routes {
     table: Mutex<Table>,
+    refreshing: Refresh,
     means: Means,
     template: TemplateTopic,
     health: Option<Arc<BrokerHealth>>,
@@ -124,6 +126,7 @@ impl Routes {
         };
         Arc::new(Self {
             table: Mutex::new(Table::default()),
+            refreshing: Refresh::default(),
             means,
             template,
             health,
@@ -288,17 +291,10 @@ impl Routes {
         let mut table = self.table.lock();
         table.latest = None;
         table.topics.retain(|_, topic| topic.is_wanted());
-        let mut to_ask = Vec::new();
-        for (name, topic) in &mut table.topics {
-            topic.by_clock = true;
-            if topic.begin() {
-                to_ask.push(Arc::clone(name));
-            }
-        }
+        table.topics.values_mut().for_each(|topic| topic.by_clock = true);
+        let to_ask = table.topics.keys().map(Arc::clone).collect();
         drop(table);
-        for topic in &to_ask {
-            self.look_up(topic);
-        }
+        self.refresh_in_turn(to_ask, false);
         if let Some(health) = &self.health {
             let table = self.table.lock();
             let routes: Vec<_> = table.routes().map(Arc::clone).collect();
@@ -312,16 +308,33 @@ impl Routes {
         let mut table = self.table.lock();
         let mut to_ask = Vec::new();
         for (name, topic) in &mut table.topics {
-            if topic.begin() {
+            if topic.look_up == LookUp::None {
                 to_ask.push(Arc::clone(name));
             } else {
                 topic.look_up = LookUp::Outdated;
             }
         }
         drop(table);
-        for topic in &to_ask {
+        self.refresh_in_turn(to_ask, true);
+    }
+
+    /// Looks a topic up, unless it is forgotten or that is under way.
+    pub(super) fn look_up_again(self: &Arc<Self>, topic: &Arc<str>) {
+        if self.table.lock().topics.get_mut(topic).is_some_and(Topic::begin) {
             self.look_up(topic);
         }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.table.lock().closed
+    }
+
+    pub(super) fn refreshing(&self) -> &Refresh {
+        &self.refreshing
+    }
+
+    pub(super) fn timer(&self) -> &Arc<Timer> {
+        &self.means.timer
     }
 
     /// Some queue of a broker, whatever the topic.
@@ -374,6 +387,7 @@ impl Routes {
     }
 
     fn look_up(self: &Arc<Self>, topic: &Arc<str>) {
+        self.refreshing.begin();
         let routes = Arc::clone(self);
         let asked = Arc::clone(topic);
         let then = move |found| match found {
@@ -439,6 +453,7 @@ impl Routes {
     }
 
     fn settle(self: &Arc<Self>, topic: &Arc<str>, outcome: Outcome) {
+        self.refreshing.end();
         let mut table = self.table.lock();
         table.latest = None;
         let Some(entry) = table.topics.get_mut(topic) else {

@@ -217,10 +217,37 @@ pub(crate) fn a_question_that_crosses_the_commit_makes_no_second_message(version
     let producer = builder(&cluster, topic)
         .start_transactional(Arc::clone(&listener))
         .unwrap();
-    let result = producer.send_with(&message(topic, "slow", "closure", "commit"), |half| {
-        // The broker writes the half message anew before it asks.
+    let result = commit_while_asked(&cluster, &producer, topic, "slow");
+    two_rounds_pass(&producer, &listener, topic);
+    assert_bodies(&read_all(&cluster, &[topic], 1), &["slow".to_owned()]);
+    assert_eq!(listener.asked_about(result.message_id.as_str()), 0);
+
+    // Nor if it is another process that is asked about what is left over, and says commit.
+    let result = commit_while_asked(&cluster, &producer, topic, "inherited");
+    shut_down(producer.producer());
+    let listener = Arc::<AsWritten>::default();
+    let heir = builder(&cluster, topic)
+        .start_transactional(Arc::clone(&listener))
+        .unwrap();
+    heir.register(&[topic]).unwrap();
+    two_rounds_pass(&heir, &listener, topic);
+    let both = ["slow".to_owned(), "inherited".to_owned()];
+    assert_bodies(&read_all(&cluster, &[topic], 2), &both);
+    let asked = listener.asked_about(result.message_id.as_str());
+    assert!(asked <= 1, "what was found is remembered: {asked}");
+    shut_down(heir.producer());
+}
+
+/// Sends a message whose local part ends after the broker has written the half message anew, which it does before it asks.
+fn commit_while_asked(
+    cluster: &RealCluster,
+    producer: &TransactionProducer,
+    topic: &str,
+    body: &str,
+) -> SendResult {
+    let result = producer.send_with(&message(topic, body, "closure", "commit"), |half| {
         wait_until("the broker has asked", || {
-            let copies = read_all(&cluster, &[HALF_TOPIC], 2);
+            let copies = read_all(cluster, &[HALF_TOPIC], 2);
             let id = half.message_id.as_str();
             copies.iter().filter(|message| message.message_id == id).count() >= 2
         });
@@ -228,10 +255,7 @@ pub(crate) fn a_question_that_crosses_the_commit_makes_no_second_message(version
     });
     let result = result.unwrap();
     assert!(result.is_committed(), "{result}");
-    two_rounds_pass(&producer, &listener, topic);
-    assert_bodies(&read_all(&cluster, &[topic], 1), &["slow".to_owned()]);
-    assert_eq!(listener.asked_about(result.half.message_id.as_str()), 0);
-    shut_down(producer.producer());
+    result.half
 }
 
 pub(crate) fn a_broker_that_is_killed_before_the_end_asks_when_it_is_back(version: &str) {

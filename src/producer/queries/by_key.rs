@@ -3,7 +3,12 @@
 //! An index knows hashes of `topic#key`, so brokers also give messages that have the hash by chance: what is not wanted
 //! is left out here.
 
-use std::{collections::HashSet, ops::Bound, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     Query,
@@ -16,6 +21,8 @@ use crate::{
     code::{RequestCode, ResponseCode},
     error::{BrokerFailure, Error, FailedOnBrokers},
     message::{StoredMessage, property},
+    net::deadline::Deadline,
+    producer::shared::Shared,
     wire::{
         request::query_message::{INDEXED_UNTIL, QueryMessage, StoredRecords},
         stored_message::stored_message,
@@ -35,8 +42,8 @@ const MOST_COPIES: u32 = 32;
 pub struct FoundMessages {
     /// The messages, in the order in which they were stored.
     pub messages: Vec<StoredMessage>,
-    /// When the last message was stored that the indexes have; the earliest of the brokers that found something. `None`:
-    /// none found anything.
+    /// When the last message was stored that the indexes have; the earliest of the brokers that found something.
+    /// `None`: none found anything.
     pub indexed_until: Option<SystemTime>,
     /// The brokers that could not be asked, each with what happened: what they hold is missing.
     pub failed: Vec<BrokerFailure>,
@@ -53,8 +60,8 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// All copies of the message with a sender's id, however old. Unlike 4.7.0, which goes back to the time in the id, and
-    /// 5.x, which goes back three days.
+    /// All copies of the message with a sender's id, however old. Unlike 4.7.0, which goes back to the time in the id,
+    /// and 5.x, which goes back three days.
     pub(super) fn unique_key(topic: &Arc<str>, key: &str) -> Self {
         Self {
             topic: Arc::clone(topic),
@@ -204,6 +211,25 @@ fn read(
     }
     let indexed_until_ms = answer.field(INDEXED_UNTIL).and_then(|text| text.parse().ok());
     Ok((messages, indexed_until_ms))
+}
+
+/// Whether the index of one broker has a message of this topic with this id of its sender. An index may be some moments
+/// behind.
+pub(in crate::producer) fn is_indexed(
+    shared: &Arc<Shared>,
+    address: &Arc<str>,
+    topic: &str,
+    unique_key: &str,
+    timeout: Duration,
+) -> Result<bool, Error> {
+    let query = Query {
+        shared,
+        deadline: Deadline::after(timeout),
+    };
+    let wanted = Wanted::unique_key(&Arc::from(topic), unique_key);
+    let answer = query.ask_any(&wanted.topic, address, &wanted.question())?;
+    let (messages, _) = read(address, address, &answer, &wanted)?;
+    Ok(!messages.is_empty())
 }
 
 /// A key that a message can have: brokers split the keys of a message at spaces.

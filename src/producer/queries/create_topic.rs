@@ -44,8 +44,8 @@ pub struct NewTopic {
 }
 
 impl NewTopic {
-    /// A topic with so many queues for reading and for writing on each broker, at least 1 and at most 65,536 on all brokers
-    /// together: routes with more are not read.
+    /// A topic with so many queues for reading and for writing on each broker, at least 1 and at most 65,536 on all
+    /// brokers together: routes with more are not read.
     pub fn new(name: impl Into<String>, queues_per_broker: u32) -> Self {
         Self {
             name: name.into(),
@@ -55,9 +55,9 @@ impl NewTopic {
         }
     }
 
-    /// Sets the existing topic whose brokers get the new one; the name of a cluster is one, which is on all brokers of that
-    /// cluster. Default: the producer's [`create_topic_key`](crate::ProducerBuilder::create_topic_key), `TBW102` unless set,
-    /// which is on all brokers that create topics by themselves. It is `key` of Java's `createTopic`.
+    /// Sets the existing topic whose brokers get the new one; the name of a cluster is one, which is on all brokers of
+    /// that cluster. Default: the producer's [`create_topic_key`](crate::ProducerBuilder::create_topic_key), `TBW102`
+    /// unless set, which is on all brokers that create topics by themselves. It is `key` of Java's `createTopic`.
     #[must_use]
     pub fn where_topic(self, topic: impl Into<String>) -> Self {
         Self {

@@ -12,6 +12,7 @@ mod view;
 use std::{fmt, ops::RangeBounds, sync::Arc, time::Duration, time::SystemTime};
 
 pub use by_key::FoundMessages;
+pub(super) use by_key::is_indexed;
 pub use create_topic::{CreatedTopic, NewTopic};
 pub use offsets::Boundary;
 pub use view::AnyMessageId;
@@ -25,8 +26,8 @@ use crate::{
 
 /// The queries of a producer with a time of their own, as [`Producer::queries`] gives them.
 ///
-/// Each does what the method of the same name of [`Producer`] does, and blocks for at most that time in the place of the
-/// send timeout.
+/// Each does what the method of the same name of [`Producer`] does, and blocks for at most that time in the place of
+/// the send timeout.
 #[derive(Clone, Copy)]
 pub struct Queries<'p> {
     shared: &'p Arc<Shared>,
@@ -40,7 +41,8 @@ struct Query<'p> {
 }
 
 impl Producer {
-    /// The same queries with a time of their own in the place of the send timeout: they all block for at most `timeout`.
+    /// The same queries with a time of their own in the place of the send timeout: they all block for at most
+    /// `timeout`.
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {
@@ -66,14 +68,15 @@ impl Producer {
         self.queries(self.handle.shared.config.send_timeout)
     }
 
-    /// The offset of the oldest message that a queue still keeps. It is [`Producer::max_offset`] of a queue without messages.
+    /// The offset of the oldest message that a queue still keeps. It is [`Producer::max_offset`] of a queue without
+    /// messages.
     ///
     /// Blocks for at most the send timeout (3 s unless set). The master of the queue's broker is asked, once
     /// (`GET_MIN_OFFSET`; all releases).
     ///
     /// # Errors
-    /// - [`Error::InvalidQuery`]: there is no such queue, or its topic is not a legal name. No broker was asked: 4.7.0 would
-    ///   make a queue of any id that it is asked about.
+    /// - [`Error::InvalidQuery`]: there is no such queue, or its topic is not a legal name. No broker was asked: 4.7.0
+    ///   would make a queue of any id that it is asked about.
     /// - [`Error::NoRoute`], [`Error::NameServersUnreachable`]: the topic does not exist, or cannot be looked up.
     /// - [`Error::Refused`] with the broker's address, code and remark; [`Error::Connect`], [`Error::ConnectionLost`],
     ///   [`Error::Timeout`], [`Error::Protocol`]; [`Error::ShutDown`].
@@ -109,9 +112,9 @@ impl Producer {
 
     /// The offset at which a queue stood at a time, by the store times of its messages.
     ///
-    /// Brokers from 5.1.1 on answer exactly, see [`Boundary`]. Older ones know no boundary: whichever is asked for, they answer
-    /// the offset of the message that was stored nearest to `time`, which may be before or after it. All releases answer 0
-    /// for a queue without messages.
+    /// Brokers from 5.1.1 on answer exactly, see [`Boundary`]. Older ones know no boundary: whichever is asked for,
+    /// they answer the offset of the message that was stored nearest to `time`, which may be before or after it. All
+    /// releases answer 0 for a queue without messages.
     ///
     /// Blocks for at most the send timeout (3 s unless set). The master of the queue's broker is asked, once
     /// (`SEARCH_OFFSET_BY_TIMESTAMP`; all releases, the boundary since 5.1.1). Times are cut to milliseconds.
@@ -144,8 +147,9 @@ impl Producer {
 
     /// When the oldest message that a queue still keeps was stored, by the broker's clock. `None`: it keeps none.
     ///
-    /// Of a logical queue of a static topic brokers up to 5.5.0 answer for the queue with the same number on the broker that
-    /// holds it (`AdminBrokerProcessor` forwards the logical id), so the time, or `None`, may be another queue's.
+    /// Of a logical queue of a static topic brokers up to 5.5.0 answer for the queue with the same number on the
+    /// broker that holds it (`AdminBrokerProcessor` forwards the logical id), so the time, or `None`, may be another
+    /// queue's.
     ///
     /// Blocks for at most the send timeout (3 s unless set). The master of the queue's broker is asked, once
     /// (`GET_EARLIEST_MSG_STORETIME`; all releases).
@@ -176,20 +180,20 @@ impl Producer {
     /// | an [`OffsetMessageId`] | the broker's: that broker looks into its log (`VIEW_MESSAGE_BY_ID`) |
     /// | text | the broker's if it names the address of a broker of the topic, else the sender's |
     ///
-    /// An offset message id holds the address of a broker. Unlike Java's client, which connects to whatever address an id
-    /// holds, this one only connects to brokers that the name servers list for the topic. Where a broker has another
-    /// address now, or is listed under a host name, [`Producer::view_message_on`] asks it by its name.
+    /// An offset message id holds the address of a broker. Unlike Java's client, which connects to whatever address an
+    /// id holds, this one only connects to brokers that the name servers list for the topic. Where a broker has
+    /// another address now, or is listed under a host name, [`Producer::view_message_on`] asks it by its name.
     ///
-    /// A broker needs a moment after a send until its index has the message. Of several copies (a send that was repeated)
-    /// the one that was stored first is given. For delayed, timed and half messages the broker's id leads to the copy in a
-    /// system topic, and the sender's to the message that was delivered.
+    /// A broker needs a moment after a send until its index has the message. Of several copies (a send that was
+    /// repeated) the one that was stored first is given. For delayed, timed and half messages the broker's id leads to
+    /// the copy in a system topic, and the sender's to the message that was delivered.
     ///
     /// Blocks for at most the send timeout (3 s unless set). All releases.
     ///
     /// # Errors
-    /// - [`Error::InvalidQuery`]: the id is none: a broker's has 32 or 56 hexadecimal digits (IPv4, IPv6) with a port of 1
-    ///   to 65535, a sender's 32, 34 (sent through a 5.x proxy) or 56. Or an [`OffsetMessageId`] names no broker of the
-    ///   topic. No broker was asked.
+    /// - [`Error::InvalidQuery`]: the id is none: a broker's has 32 or 56 hexadecimal digits (IPv4, IPv6) with a port
+    ///   of 1 to 65535, a sender's 32, 34 (sent through a 5.x proxy) or 56. Or an [`OffsetMessageId`] names no broker
+    ///   of the topic. No broker was asked.
     /// - [`Error::FailedOnBrokers`]: not found, but not all brokers could be asked, so it may be there.
     /// - Else those of [`Producer::min_offset`].
     ///
@@ -217,14 +221,15 @@ impl Producer {
         self.plain_queries().view_message(topic, id)
     }
 
-    /// The message at the place in the log of a broker that an id names, whatever address the id holds; `None` if nothing
-    /// begins there. For brokers whose address has changed, or which the name servers list under a host name.
+    /// The message at the place in the log of a broker that an id names, whatever address the id holds; `None` if
+    /// nothing begins there. For brokers whose address has changed, or which the name servers list under a host name.
     ///
     /// Blocks for at most the send timeout (3 s unless set). The master is asked, or a slave if there is none
     /// (`VIEW_MESSAGE_BY_ID`; all releases).
     ///
     /// # Errors
-    /// [`Error::InvalidQuery`]: the id is none, or the topic is not on that broker. Else those of [`Producer::min_offset`].
+    /// [`Error::InvalidQuery`]: the id is none, or the topic is not on that broker. Else those of
+    /// [`Producer::min_offset`].
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {
@@ -248,23 +253,24 @@ impl Producer {
         self.plain_queries().view_message_on(broker_name, topic, id)
     }
 
-    /// The newest messages of a topic with a key that were stored in a time range, in the order in which they were stored.
+    /// The newest messages of a topic with a key that were stored in a time range, in the order in which they were
+    /// stored.
     ///
     /// `most` is how many are wanted at most, all brokers together. A broker gives at most 64 (its setting
     /// `maxMsgsNumBatch`), and no more than 16 MiB: with large messages ask for few, since a longer answer ends the
-    /// connection. `stored` is any range of times, `..` for all. A broker needs a moment after a send until its index has
-    /// the message; [`FoundMessages::indexed_until`] says how far it was.
+    /// connection. `stored` is any range of times, `..` for all. A broker needs a moment after a send until its index
+    /// has the message; [`FoundMessages::indexed_until`] says how far it was.
     ///
     /// All brokers of the topic are asked at the same time, the master or else a slave of each, and each once
-    /// (`QUERY_MESSAGE`; all releases). Blocks for at most the send timeout (3 s unless set). What some find is given even
-    /// if others fail: [`FoundMessages::failed`] lists those.
+    /// (`QUERY_MESSAGE`; all releases). Blocks for at most the send timeout (3 s unless set). What some find is given
+    /// even if others fail: [`FoundMessages::failed`] lists those.
     ///
     /// # Errors
-    /// - [`Error::InvalidQuery`]: an illegal topic; a key that is empty or holds a space, which separates keys; `most` is
-    ///   0; a range that ends before it begins. No broker was asked.
+    /// - [`Error::InvalidQuery`]: an illegal topic; a key that is empty or holds a space, which separates keys; `most`
+    ///   is 0; a range that ends before it begins. No broker was asked.
     /// - [`Error::FailedOnBrokers`]: no broker could be asked.
-    /// - [`Error::NoRoute`], [`Error::NameServersUnreachable`], [`Error::Timeout`]: the topic does not exist, or cannot be
-    ///   looked up; [`Error::ShutDown`].
+    /// - [`Error::NoRoute`], [`Error::NameServersUnreachable`], [`Error::Timeout`]: the topic does not exist, or
+    ///   cannot be looked up; [`Error::ShutDown`].
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {
@@ -293,20 +299,24 @@ impl Producer {
         self.plain_queries().query_messages(topic, key, most, stored)
     }
 
-    /// Creates a topic on every master of the brokers that [`NewTopic::where_topic`] names, or changes its number of queues there.
+    /// Creates a topic on every master of the brokers that [`NewTopic::where_topic`] names, or changes its number of
+    /// queues there.
     ///
-    /// Returns when a name server tells of the topic on all of them, or when the time is over: a broker says yes before the
-    /// name servers know (`CreatedTopic::is_routed` tells which). Queues of an existing topic that a smaller number leaves
-    /// out can be neither sent to nor read from until the number is raised again.
+    /// Returns when a name server tells of the topic on all of them, or when the time is over: a broker says yes
+    /// before the name servers know (`CreatedTopic::is_routed` tells which). Queues of an existing topic that a
+    /// smaller number leaves out can be neither sent to nor read from until the number is raised again.
     ///
-    /// All brokers are asked at the same time, each once (`UPDATE_AND_CREATE_TOPIC`; all releases), unlike in Java's client,
-    /// which asks each up to five times and is content with one. Blocks for at most the send timeout (3 s unless set).
+    /// All brokers are asked at the same time, each once (`UPDATE_AND_CREATE_TOPIC`; all releases), unlike in Java's
+    /// client, which asks each up to five times and is content with one. Blocks for at most the send timeout (3 s
+    /// unless set).
     ///
     /// # Errors
-    /// - [`Error::InvalidQuery`]: an illegal name, a topic of the brokers' own, no queue or too many. No broker was asked.
+    /// - [`Error::InvalidQuery`]: an illegal name, a topic of the brokers' own, no queue or too many. No broker was
+    ///   asked.
     /// - [`Error::FailedOnBrokers`]: not every broker has done it; it says which have. Doing it again does no harm.
-    /// - [`Error::NoRoute`] for the topic that names the brokers: brokers that do not create topics by themselves have no
-    ///   `TBW102`; name the cluster instead. [`Error::NameServersUnreachable`], [`Error::Timeout`], [`Error::ShutDown`].
+    /// - [`Error::NoRoute`] for the topic that names the brokers: brokers that do not create topics by themselves have
+    ///   no `TBW102`; name the cluster instead. [`Error::NameServersUnreachable`], [`Error::Timeout`],
+    ///   [`Error::ShutDown`].
     ///
     /// ```
     /// # #[cfg(feature = "mock")] {

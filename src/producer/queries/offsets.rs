@@ -27,8 +27,8 @@ use crate::{
 /// | 3 | 2 | 3 |
 /// | 4 | 4 | 3 |
 ///
-/// So the messages of a closed range of times are those from its begin's `Lower` to its end's `Upper`, unless the range lies
-/// before or behind all messages.
+/// So the messages of a closed range of times are those from its begin's `Lower` to its end's `Upper`, unless the
+/// range lies before or behind all messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[doc(alias = "BoundaryType")]
@@ -122,8 +122,8 @@ fn number(
 }
 
 impl Query<'_> {
-    /// Name and master's address of the broker that holds a queue. Where messages can be sent is known; about all else the
-    /// name servers are asked.
+    /// Name and master's address of the broker that holds a queue. Where messages can be sent is known; about all else
+    /// the name servers are asked.
     fn holder(&self, topic: &Arc<str>, queue: &MessageQueue) -> Result<(Arc<str>, Arc<str>), Error> {
         let routes = &self.shared.routes;
         if let Some(route) = routes.known(topic).filter(|route| !route.from_template) {

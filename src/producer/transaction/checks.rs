@@ -14,13 +14,13 @@ use std::{
 };
 
 use super::{
-    decided::{Advice, Decided, HalfCopy},
+    decided::{Advice, Decided, HalfCopy, Reached},
     ending::{self, Ended},
     listener::{LocalTransaction, TransactionListener},
 };
 use crate::{
     config::{CHECK_BYTES, CHECK_QUEUE, END_TRANSACTION_TIMEOUT},
-    error::printable,
+    error::{Error, printable},
     message::{StoredMessage, property},
     net::{
         deadline::Deadline,
@@ -30,6 +30,7 @@ use crate::{
     producer::{
         gate::{Gate, Inside},
         permits::{Permit, Permits},
+        queries::is_indexed,
         shared::Shared,
     },
     wire::{
@@ -189,7 +190,23 @@ impl Question {
                 return log::debug!("{broker}: a check of transaction {id} is left unanswered: {why}");
             }
             Advice::Answer(verdict) => verdict,
-            Advice::AskListener => self.checks.ask_listener(&message).verdict(),
+            advice => {
+                let verdict = match advice {
+                    Advice::AskListener => self.checks.ask_listener(&message).verdict(),
+                    _ => Verdict::Commit,
+                };
+                match self.unless_there(shared, &message, verdict) {
+                    Ok(verdict) => verdict,
+                    // Without the listener's word it is better to be asked again.
+                    Err(error) if advice == Advice::Repeat => {
+                        self.checks.decided.forget(id);
+                        return log::info!(
+                            "{broker}: whether transaction {id} is committed is not known: {error}"
+                        );
+                    }
+                    Err(_) => verdict,
+                }
+            }
         };
         let ended = self.end(shared, &message, verdict);
         self.checks
@@ -202,6 +219,35 @@ impl Question {
             Ended::Unconfirmed(_, error) | Ended::NotDone(error) => {
                 log::warn!("{broker}: the answer {verdict:?} to a check of transaction {id}: {error}");
             }
+        }
+    }
+
+    /// The verdict, or the rollback of what is left over if the message was committed before: by another process of the
+    /// group, or by an end whose confirmation was lost. Brokers do not look.
+    fn unless_there(
+        &self,
+        shared: &Arc<Shared>,
+        message: &StoredMessage,
+        verdict: Verdict,
+    ) -> Result<Verdict, Error> {
+        if verdict != Verdict::Commit {
+            return Ok(verdict);
+        }
+        let (broker, id) = (&self.broker, message.message_id());
+        let topic = message.topic();
+        match is_indexed(shared, broker, topic, id.as_str(), END_TRANSACTION_TIMEOUT) {
+            Ok(true) => {
+                log::info!(
+                    "{broker}: transaction {id} is committed already: what is left of it is rolled back"
+                );
+                self.checks
+                    .decided
+                    .settle(id, Verdict::Commit, None, Reached::Confirmed);
+                Ok(Verdict::Rollback)
+            }
+            // Whoever may not ask, or asks a broker without an index, has to do without.
+            Ok(false) | Err(Error::Refused { .. }) => Ok(verdict),
+            Err(error) => Err(error),
         }
     }
 

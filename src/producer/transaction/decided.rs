@@ -9,7 +9,7 @@
 //! 3. Of one whose commit a broker has confirmed, another copy is rolled back: it is left over.
 //! 4. A commit that no broker can have received is sent.
 //! 5. A commit that may have been received is sent again only for another copy, and only when the broker has had time to
-//!    note the first: until then the question may have crossed the answer.
+//!    note the first: until then the question may have crossed the answer. And only if the message is not there.
 //!
 //! Bounded: see [`REMEMBERED`]. The lock is held for a look-up.
 
@@ -61,6 +61,8 @@ pub(super) enum Advice {
     AskListener,
     /// As before, and the same must be called.
     Answer(Verdict),
+    /// The same: commit it again, unless the message is there already.
+    Repeat,
     SayNothing(&'static str),
 }
 
@@ -123,7 +125,8 @@ impl Decided {
                         "it was committed a moment ago, and the question may have crossed that",
                     )
                 }
-                Reached::Nobody | Reached::Maybe(_) => Advice::Answer(Verdict::Commit),
+                Reached::Maybe(_) => Advice::Repeat,
+                Reached::Nobody => Advice::Answer(Verdict::Commit),
             },
         };
         if !matches!(advice, Advice::SayNothing(_)) {
@@ -253,9 +256,12 @@ mod tests {
             decided.asked(id("a"), &copy(2), after(PAUSE / 2)),
             Advice::SayNothing(_)
         ));
+        assert_eq!(decided.asked(id("a"), &copy(2), after(PAUSE)), Advice::Repeat);
+        // It was there: what the broker asks about is left over.
+        decided.settle(id("a"), Verdict::Commit, None, Reached::Confirmed);
         assert_eq!(
-            decided.asked(id("a"), &copy(2), after(PAUSE)),
-            Advice::Answer(Verdict::Commit)
+            decided.asked(id("a"), &copy(2), sent),
+            Advice::Answer(Verdict::Rollback)
         );
     }
 
