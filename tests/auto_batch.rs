@@ -21,8 +21,8 @@ use std::{
 };
 
 use rocketmq_producer::{
-    AutoBatch, Delivery, Error, Message, Phase, ProducerBuilder, RequestCode, ResponseCode, SendResult,
-    Target,
+    AutoBatch, Delivery, Error, Message, Phase, ProducerBuilder, Redelivery, RequestCode, ResponseCode,
+    SendResult, Target,
     mock::{MockAction, MockCluster, MockRequest, ServerVersion},
 };
 use support::{GRACE, Outcome, PATIENCE, assert_says, milliseconds, producer_for, timed, within};
@@ -428,6 +428,28 @@ fn a_server_that_knows_no_batches_gets_single_messages() {
         }
         drop(done);
         assert_all_stored(&cluster, "orders", &outcomes.iter().collect::<Vec<_>>());
+    });
+}
+
+/// Who wants each message to be seen by one broker at most gets that, in a batch too.
+#[test]
+fn a_refused_batch_is_not_taken_apart_where_a_refusal_ends_a_send() {
+    within(PATIENCE, || {
+        let cluster = cluster();
+        let refusal = cluster.any_broker().on(BATCH);
+        refusal.reply(ResponseCode::MESSAGE_ILLEGAL, "one of them");
+        let builder = gathering(&cluster, holding(milliseconds(20)));
+        let producer = builder.redelivery(Redelivery::AtMostOnce).start().unwrap();
+        let (done, outcomes) = mpsc::channel();
+        for i in 0..5 {
+            let done = done.clone();
+            producer.send_async(text("orders", i.to_string()), move |outcome| {
+                done.send(outcome.unwrap_err().error.delivery()).unwrap();
+            });
+        }
+        drop(done);
+        assert_eq!(outcomes.iter().collect::<Vec<_>>(), [Delivery::Refused; 5]);
+        assert_eq!((cluster.requests(SINGLE), cluster.requests(BATCH)), (0, 1));
     });
 }
 

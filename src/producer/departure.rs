@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     code::ResponseCode,
+    config::Redelivery,
     error::{Error, is_size_refusal},
     net::{
         sync::Mutex,
@@ -87,7 +88,7 @@ fn send_off(shared: &Arc<Shared>, line: &Arc<Line>, mut gathered: Gathered<Closi
     let on_done = move |outcome: Result<SendResult, Error>| {
         let how = match outcome.and_then(|first| Places::new(first, departed.count)) {
             Ok(places) => How::Stored(Box::new(places)),
-            Err(error) if departed.count > 1 && is_about_a_message(&error) => How::Scattered,
+            Err(error) if departed.may_scatter() && is_about_a_message(&error) => How::Scattered,
             Err(error) => How::Failed(error),
         };
         departed.end(how, members);
@@ -119,6 +120,11 @@ struct Departed {
 }
 
 impl Departed {
+    /// Whether its messages may be sent again one by one: not where even a refusal is to end a send.
+    fn may_scatter(&self) -> bool {
+        self.count > 1 && self.line.rules.redelivery != Redelivery::AtMostOnce
+    }
+
     /// Tells all who are in the batch, and lets the next one go.
     fn end(self, how: How, members: Vec<Option<Member<Closing>>>) {
         let Self {
