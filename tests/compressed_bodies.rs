@@ -15,7 +15,7 @@ mod support;
 use std::io::Read;
 
 use rocketmq_producer::{
-    CompressionType, Error, Message, RequestCode, ResponseCode,
+    Batch, CompressionType, Error, Message, RequestCode, ResponseCode,
     mock::{MockCluster, ServerVersion},
 };
 use support::{PATIENCE, assert_says, producer_for, send_async_and_wait, within};
@@ -235,5 +235,41 @@ fn the_size_limit_is_that_of_the_body_as_it_was_given() {
         assert_says(&error, &["max_message_size is 100000"]);
         assert_eq!(cluster.requests(RequestCode::SEND_MESSAGE_V2), 0);
         producer.send(&message(text(99_000))).unwrap();
+    });
+}
+
+/// One flag holds for the whole batch, so its bodies are compressed all or none, each as a message of its own.
+#[test]
+fn the_bodies_of_a_batch_are_compressed_one_by_one_if_that_makes_them_smaller_together() {
+    within(PATIENCE, || {
+        for (compression, sys_flag) in ALL {
+            let cluster = MockCluster::start(1).unwrap();
+            let producer = producer_for(cluster.name_servers())
+                .compression(compression)
+                .start()
+                .unwrap();
+            let small: Vec<_> = (0..40).map(|_| text(200)).collect();
+            for (topic, bodies, expected) in [
+                ("small", small, sys_flag),
+                ("mixed", vec![text(8000), noise(10), text(1)], sys_flag),
+                ("few", vec![text(1000), text(1000)], 0),
+                ("noise", vec![noise(5000), noise(5000)], 0),
+            ] {
+                let message = |body: &Vec<u8>| Message::new(topic, body.clone()).unwrap();
+                let batch = Batch::new(bodies.iter().map(message).collect::<Vec<_>>()).unwrap();
+                let results = producer.send_batch(&batch).unwrap();
+                let stored = cluster.messages(topic);
+                assert_eq!(stored.len(), bodies.len());
+                for ((stored, body), result) in stored.iter().zip(&bodies).zip(results) {
+                    assert_eq!(stored.sys_flag, expected, "{compression} {topic}");
+                    assert!(
+                        plain(&stored.body, stored.sys_flag) == *body,
+                        "{compression} {topic}"
+                    );
+                    assert_eq!(stored.message_id, Some(result.message_id));
+                    assert_eq!(stored.offset_message_id, result.offset_message_id);
+                }
+            }
+        }
     });
 }

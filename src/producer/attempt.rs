@@ -152,6 +152,9 @@ impl Prepared {
 
     /// What the system flag says of the body, and of a transaction.
     fn sys_flag(&self) -> i32 {
+        if let Some(batch) = &self.batch {
+            return batch.sys_flag;
+        }
         let body = self
             .compressed
             .as_ref()

@@ -17,7 +17,7 @@ use crate::{
         batch::{added_bytes, waits},
         property,
     },
-    wire::{message::append_batch_element, request::send_message::PropertyList},
+    wire::{compression, message::append_batch_element, request::send_message::PropertyList},
 };
 
 /// A batch that is stored: a result for each of its messages, in their order.
@@ -133,8 +133,9 @@ impl IntoIterator for Outcomes {
 
 impl Producer {
     /// Sends a batch and waits until a broker has stored it: all of its messages, or none. Blocks, repeats failed attempts
-    /// and counts as [`Producer::send`] does; each message gets its own id and its own result. Bodies in a batch are not
-    /// compressed, as in Java: readers would look for the same compression in each.
+    /// and counts as [`Producer::send`] does; each message gets its own id and its own result. Unlike in
+    /// Java, bodies in a batch are compressed, all or none, if the producer [compresses](super::ProducerBuilder::compression) and
+    /// they are long enough and become smaller together.
     ///
     /// # Errors
     /// Those of [`Producer::send`]; [`Error::InvalidMessage`] also for a batch that is larger than `max_message_size` (4 MiB
@@ -228,6 +229,8 @@ impl Producer {
 pub(super) struct BatchBody {
     pub(super) bytes: Vec<u8>,
     pub(super) wait_store_ok: bool,
+    /// How all bodies are compressed, if they are.
+    pub(super) sys_flag: i32,
 }
 
 impl BatchBody {
@@ -245,17 +248,31 @@ impl BatchBody {
 
 /// Appends a message to a batch body, with its id.
 pub(super) fn append(out: &mut Vec<u8>, message: &Message, id: &MessageId) -> Result<(), Error> {
+    append_with(out, message, message.body(), id)
+}
+
+/// The same with another form of its body.
+fn append_with(out: &mut Vec<u8>, message: &Message, body: &[u8], id: &MessageId) -> Result<(), Error> {
     let own = message.property_pairs().iter();
     let added = [(property::UNIQ_KEY, id.as_str())];
     let properties = own.map(|(name, value)| (&**name, &**value)).chain(added);
-    append_batch_element(out, message.flag(), message.body(), properties).map_err(|error| {
-        Error::InvalidMessage {
-            reason: format!(
-                "a message for topic {} cannot be in a batch: {error}",
-                message.topic()
-            ),
-        }
+    append_batch_element(out, message.flag(), body, properties).map_err(|error| Error::InvalidMessage {
+        reason: format!(
+            "a message for topic {} cannot be in a batch: {error}",
+            message.topic()
+        ),
     })
+}
+
+/// The compressed bodies of a batch, if the producer compresses, they are long enough together and become smaller. Brokers
+/// store each with the flag of the request (`MessageExtBatchEncoder`), so consumers read each as a message of its own.
+fn compressed_bodies(shared: &Shared, batch: &Batch) -> Option<Vec<Vec<u8>>> {
+    let compression = shared.config.compression?;
+    let bodies = || batch.messages().iter().map(Message::body);
+    if bodies().map(<[u8]>::len).sum::<usize>() < shared.config.compress_from {
+        return None;
+    }
+    compression::compress_all(compression, shared.config.compression_level, bodies())
 }
 
 /// The ids of the messages of a batch that is on its way.
@@ -277,7 +294,9 @@ impl Prepared {
             )));
         }
         let unix_ms = super::ids::unix_milliseconds();
-        let mut bytes = Vec::with_capacity(size);
+        let compressed = compressed_bodies(shared, batch);
+        let room = if compressed.is_some() { size / 2 } else { size };
+        let mut bytes = Vec::with_capacity(room);
         let mut ids = Vec::with_capacity(batch.len());
         for (index, message) in batch.messages().iter().enumerate() {
             let id = shared.ids.next(unix_ms);
@@ -291,7 +310,13 @@ impl Prepared {
                     batch.topic()
                 )));
             }
-            append(&mut bytes, message, &id)?;
+            let small = compressed.as_ref().and_then(|all| all.get(index));
+            append_with(
+                &mut bytes,
+                message,
+                small.map_or(message.body(), Vec::as_slice),
+                &id,
+            )?;
             ids.push(id);
         }
         let (Some(first), Some(message_id)) = (batch.first(), ids.first()) else {
@@ -304,6 +329,10 @@ impl Prepared {
             batch: Some(Arc::new(BatchBody {
                 bytes,
                 wait_store_ok: waits(first),
+                sys_flag: match shared.config.compression {
+                    Some(compression) if compressed.is_some() => compression::sys_flag(compression),
+                    _ => 0,
+                },
             })),
             compressed: None,
             kind: Kind::Usual,

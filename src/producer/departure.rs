@@ -78,6 +78,7 @@ fn send_off(shared: &Arc<Shared>, line: &Arc<Line>, mut gathered: Gathered<Closi
     let batch = BatchBody {
         bytes: body,
         wait_store_ok: line.kind.wait_store_ok,
+        sys_flag: 0,
     };
     let prepared = Prepared {
         // A message that is alone goes as one.

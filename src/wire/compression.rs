@@ -52,6 +52,24 @@ pub(crate) fn compress(compression: CompressionType, level: u32, body: &[u8]) ->
     (compressed.len() < body.len()).then_some(compressed)
 }
 
+/// All bodies of a batch compressed, if that makes them smaller together: one flag holds for all of them, so that one that
+/// grows must be compressed as well.
+pub(crate) fn compress_all<'a>(
+    compression: CompressionType,
+    level: u32,
+    bodies: impl Iterator<Item = &'a [u8]>,
+) -> Option<Vec<Vec<u8>>> {
+    let (mut plain, mut small) = (0_usize, 0_usize);
+    let mut all = Vec::with_capacity(bodies.size_hint().0);
+    for body in bodies {
+        let compressed = encode(compression, level, body).ok()?;
+        plain += body.len();
+        small += compressed.len();
+        all.push(compressed);
+    }
+    (small < plain).then_some(all)
+}
+
 /// The body of a message as its sender gave it.
 ///
 /// # Errors
@@ -194,6 +212,22 @@ mod tests {
         for compression in ALL {
             assert_eq!(compress(compression, 5, &noise(10_000)), None, "{compression}");
             assert_eq!(compress(compression, 5, b"x"), None, "{compression}");
+        }
+    }
+
+    #[test]
+    fn the_bodies_of_a_batch_are_compressed_all_or_none() {
+        for compression in built_in() {
+            let bodies = [text(5000), noise(100), b"x".to_vec()];
+            let all = compress_all(compression, 5, bodies.iter().map(Vec::as_slice)).unwrap();
+            for (body, compressed) in bodies.iter().zip(&all) {
+                assert!(*decompress(sys_flag(compression), compressed).unwrap() == *body);
+            }
+            let bodies = [noise(1000), text(50)];
+            assert_eq!(
+                compress_all(compression, 5, bodies.iter().map(Vec::as_slice)),
+                None
+            );
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::mpsc;
 
-use rocketmq_producer::{CompressionType, Message, SendResult};
+use rocketmq_producer::{Batch, CompressionType, Message, SendResult};
 
 use crate::{
     PATIENCE, Shared, builder, find, find_all, shut_down,
@@ -107,4 +107,32 @@ pub(crate) fn lz4_and_zstd_are_read_by_5_x(version: &str) {
 fn read_as_5_5_0(cluster: &RealCluster, topic: &str, expected: usize) -> Vec<ReadMessage> {
     let lines = cluster.java_of("5.5.0", &format!("read {topic} {expected} 20000"));
     lines.iter().map(ReadMessage::parse).collect()
+}
+
+/// Unlike Java's producer, which does not do it; its consumers read them all the same.
+pub(crate) fn a_compressed_batch_is_read_by_all_releases(version: &str) {
+    let cluster = Shared::Open.of(version);
+    let topic = "zlib_batch";
+    let producer = builder(&cluster, topic)
+        .compression(CompressionType::Zlib)
+        .start()
+        .unwrap();
+    let bodies: Vec<_> = (0..50)
+        .map(|number| text(100 + 10 * number))
+        .chain([noise(20)])
+        .collect();
+    let messages = bodies
+        .iter()
+        .map(|body| Message::new(topic, body.clone()).unwrap());
+    let results = producer
+        .send_batch(&Batch::new(messages.collect::<Vec<_>>()).unwrap())
+        .unwrap();
+    let sent: Vec<_> = results
+        .into_iter()
+        .zip(bodies)
+        .map(|(result, body)| (result, body, 1))
+        .collect();
+    shut_down(&producer);
+    assert_whole(&read_all(&cluster, &[topic], sent.len()), &sent, "4.7.0");
+    assert_whole(&read_as_5_5_0(&cluster, topic, sent.len()), &sent, "5.5.0");
 }

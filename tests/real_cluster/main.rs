@@ -71,6 +71,7 @@ on_every_version! {
     clusters::producers_register_and_sign_off,
     clusters::two_clusters_do_not_disturb_each_other,
     clusters::two_groups_do_not_disturb_each_other,
+    compressed::a_compressed_batch_is_read_by_all_releases,
     compressed::lz4_and_zstd_are_read_by_5_x,
     compressed::zlib_is_read_by_all_releases,
     control::apache_producer_is_read_back,
