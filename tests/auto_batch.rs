@@ -326,6 +326,12 @@ fn what_cannot_be_in_a_batch_goes_by_itself() {
             .send(&text("orders", "in order"))
             .unwrap();
         producer.send(&text("%RETRY%group", "again")).unwrap();
+        let delayed = Message::builder("orders")
+            .body("later")
+            .delay_level(1)
+            .build()
+            .unwrap();
+        producer.send(&delayed).unwrap();
         producer
             .timeout(LONG)
             .send(&text("orders", "no time to wait"))
@@ -337,7 +343,7 @@ fn what_cannot_be_in_a_batch_goes_by_itself() {
         }
         assert!(outcomes.recv().unwrap() && outcomes.recv().unwrap());
         assert!(cluster.wait_until(PATIENCE, |cluster| cluster.message_count("orders") == 6));
-        assert_eq!((cluster.requests(SINGLE), cluster.requests(BATCH)), (8, 0));
+        assert_eq!((cluster.requests(SINGLE), cluster.requests(BATCH)), (9, 0));
         // What is wrong with a message is told to its sender alone, before it comes near a batch.
         let long = Message::builder("orders")
             .body("x")

@@ -362,6 +362,16 @@ fn what_cannot_be_a_batch_never_leaves_the_process() {
         .build()
         .unwrap();
     let again = Message::new("%RETRY%group", "x").unwrap();
+    let delayed = Message::builder("orders")
+        .body("x")
+        .delay_level(3)
+        .build()
+        .unwrap();
+    let timed = Message::builder("orders")
+        .body("x")
+        .delay(PATIENCE)
+        .build()
+        .unwrap();
     let with = |last: Message| [numbered("orders", 2), vec![last]].concat();
     for (messages, says) in [
         (
@@ -369,6 +379,14 @@ fn what_cannot_be_a_batch_never_leaves_the_process() {
             "message 2 (counted from 0) cannot be in the batch for topic orders: its topic is other",
         ),
         (with(hasty), "its wait_store_ok is false"),
+        (
+            with(delayed),
+            "message 2 (counted from 0) cannot be in the batch for topic orders: it has a delay level",
+        ),
+        (
+            with(timed),
+            "message 2 (counted from 0) cannot be in the batch for topic orders: it has a delay",
+        ),
         (vec![again], "topic %RETRY%group is a retry topic"),
     ] {
         let errors = [
