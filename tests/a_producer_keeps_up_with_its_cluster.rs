@@ -331,8 +331,9 @@ fn on_a_connection_that_replaces_another_the_farewell_comes_before_the_heartbeat
         broker.wait_until(PATIENCE, |log| log.ended == 1);
         // The send may meet the end of the old connection.
         while producer.send(&message("orders")).is_err() {}
-        broker.wait_until(PATIENCE, |log| log.count(HEART_BEAT) == 2);
-        assert_eq!(codes(1), [UNREGISTER_CLIENT, HEART_BEAT]);
+        // The second comes behind the answer to the farewell: brokers may handle both out of order.
+        broker.wait_until(PATIENCE, |log| log.count(HEART_BEAT) == 3);
+        assert_eq!(codes(1), [UNREGISTER_CLIENT, HEART_BEAT, HEART_BEAT]);
     });
 }
 

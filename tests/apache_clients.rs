@@ -356,7 +356,8 @@ fn java_transactions(test: &str, client: &str, server: ServerVersion) {
     let cluster = MockCluster::builder()
         .brokers(2)
         .speaks(server)
-        .transaction_checks(Duration::from_millis(500), Duration::from_millis(500), 15)
+        // Java makes itself known one second after it has started, and who is not known cannot be asked.
+        .transaction_checks(Duration::from_secs(3), Duration::from_millis(500), 15)
         .start()
         .unwrap();
     let count = TRANSACTIONS.to_string();
