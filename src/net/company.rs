@@ -10,8 +10,8 @@ use std::{
 
 use super::sync::{AtomicU64, Ordering};
 
-/// Other senders are through in far less. The scheduler's slices are longer.
-const LONG: Duration = Duration::from_micros(200);
+/// Even many senders are through in less. The slices of schedulers are longer.
+const LONG: Duration = Duration::from_millis(1);
 
 /// For so long it is not tried again then: at most a few slices of the scheduler are lost in each second.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -435,16 +435,20 @@ impl Connection {
         }
     }
 
+    /// When several requests are in flight, some senders may be about to send again: they are let through first, and all
+    /// go out in one system call. Alone, nobody is waited for.
+    fn let_others_through(&self) {
+        if self.in_flight.waiting() > 1 {
+            self.company.let_through();
+        }
+    }
+
     fn carry_out(self: &Arc<Self>, next: Next) {
         match next {
             Next::Nothing => {}
             Next::WriterThread => self.ensure_writer(),
             Next::Write => {
-                // Others are in flight, so some of their senders may be about to send again: they are let through first, and
-                // all go out in one system call. Alone, nobody is waited for.
-                if self.in_flight.waiting() > 1 {
-                    self.company.let_through();
-                }
+                self.let_others_through();
                 let Some(piece) = self.outgoing.begin_write() else {
                     return;
                 };
@@ -465,7 +469,8 @@ impl Connection {
         let writer = Arc::clone(self);
         let name = format!("rmq-writer {}", self.address);
         let spawned = thread::Builder::new().name(name).spawn(move || {
-            if let Err(error) = writer.outgoing.run_writer(&writer.stream) {
+            let gather = || writer.let_others_through();
+            if let Err(error) = writer.outgoing.run_writer(&writer.stream, gather) {
                 writer.end(EndCause::Io(Arc::new(error)), true);
             }
         });

@@ -303,8 +303,9 @@ impl Outgoing {
     }
 
     /// The life of the writer thread: ends with the connection, or with the error that must end it.
-    pub(super) fn run_writer(&self, mut stream: impl Write) -> io::Result<()> {
-        while let Some(mut piece) = self.next_piece() {
+    /// `gather` is called before it takes what is pending, and may let more come.
+    pub(super) fn run_writer(&self, mut stream: impl Write, gather: impl Fn()) -> io::Result<()> {
+        while let Some(mut piece) = self.next_piece(&gather) {
             while !piece.is_written() {
                 match stream.write(piece.rest()) {
                     Ok(0) => return Err(self.fail(io::ErrorKind::WriteZero.into())),
@@ -343,7 +344,8 @@ impl Outgoing {
         }
     }
 
-    fn next_piece(&self) -> Option<Piece> {
+    fn next_piece(&self, gather: &impl Fn()) -> Option<Piece> {
+        gather();
         let mut state = self.state.lock();
         loop {
             if state.ended.is_some() {
@@ -358,6 +360,7 @@ impl Outgoing {
             state.writer_is_parked = true;
             self.work.wait(&mut state);
             state.writer_is_parked = false;
+            MutexGuard::unlocked(&mut state, gather);
         }
     }
 

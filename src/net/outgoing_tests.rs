@@ -259,7 +259,7 @@ fn a_sender_leaves_what_the_peer_does_not_take_to_the_writer_thread() {
             "the writer thread is needed"
         );
         thread::scope(|scope| {
-            let writer = scope.spawn(|| outgoing.run_writer(&peer));
+            let writer = scope.spawn(|| outgoing.run_writer(&peer, || {}));
             outgoing.wait_until_written(Instant::now() + PATIENCE);
             assert_eq!(peer.taken(), frames(&[1, 2]));
             // A parked writer thread is woken, not asked for.
@@ -282,7 +282,7 @@ fn a_writer_that_stalls_puts_back_what_it_has_not_begun() {
     thread::scope(|scope| {
         // A failure drops it, which ends the writer.
         let stepper = stepper;
-        scope.spawn(|| outgoing.run_writer(&peer));
+        scope.spawn(|| outgoing.run_writer(&peer, || {}));
         assert_eq!(stepper.begun(), 40);
         assert_eq!(outgoing.withdraw(4), Written::All, "in the writer's hands");
         stepper.end_with(Call::Take(13));
@@ -319,7 +319,7 @@ fn an_unbegun_frame_can_be_withdrawn_between_two_ticks() {
     thread::scope(|scope| {
         // A failure drops it, which ends the writer.
         let stepper = stepper;
-        scope.spawn(|| outgoing.run_writer(&peer));
+        scope.spawn(|| outgoing.run_writer(&peer, || {}));
         assert_eq!(stepper.begun(), 20);
         stepper.end_with(Call::Tick);
         assert_eq!(stepper.begun(), 10, "the first frame alone");
@@ -352,7 +352,9 @@ fn a_peer_that_takes_nothing_for_too_long_is_given_up() {
     let outgoing = pending(&[1, 2]);
     let long_ago = Instant::now().checked_sub(STALL_LIMIT).unwrap();
     outgoing.state.lock().moved = long_ago;
-    let error = outgoing.run_writer(&Listed::new(&[Call::Tick])).unwrap_err();
+    let error = outgoing
+        .run_writer(&Listed::new(&[Call::Tick]), || {})
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert_eq!(
         unfinished(&outgoing.end(true)),
@@ -362,14 +364,14 @@ fn a_peer_that_takes_nothing_for_too_long_is_given_up() {
     let outgoing = pending(&[1, 2]);
     outgoing.state.lock().moved = long_ago;
     let error = outgoing
-        .run_writer(&Listed::new(&[Call::Take(1), Call::Tick, Call::Fail]))
+        .run_writer(&Listed::new(&[Call::Take(1), Call::Tick, Call::Fail]), || {})
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let outgoing = Outgoing::new();
     outgoing.state.lock().moved = long_ago;
     append(&outgoing, LATER, Some(1), &frame(1));
     let error = outgoing
-        .run_writer(&Listed::new(&[Call::Tick, Call::Fail]))
+        .run_writer(&Listed::new(&[Call::Tick, Call::Fail]), || {})
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
@@ -418,7 +420,7 @@ fn at_the_end_each_frame_is_judged_by_its_position() {
         let outgoing = pending(&[1, 2, 3]);
         let peer = Listed::new(&[Call::Take(taken), Call::Fail]);
         append(&outgoing, LATER, None, &[7]);
-        outgoing.run_writer(&peer).unwrap_err();
+        outgoing.run_writer(&peer, || {}).unwrap_err();
         let remains = outgoing.end(true);
         assert_eq!(unfinished(&remains), expected, "{taken} bytes");
         assert_eq!(remains.oneway, 1);
@@ -432,7 +434,7 @@ fn the_end_while_the_writer_thread_is_in_a_call_leaves_no_wrong_certainty() {
     thread::scope(|scope| {
         // A failure drops it, which ends the writer.
         let stepper = stepper;
-        let writer = scope.spawn(|| outgoing.run_writer(&peer));
+        let writer = scope.spawn(|| outgoing.run_writer(&peer, || {}));
         assert_eq!(stepper.begun(), 30);
         stepper.end_with(Call::Take(13));
         assert_eq!(stepper.begun(), 17);
@@ -463,7 +465,7 @@ fn one_way_frames_are_counted_unless_they_are_written() {
     }
     append(&outgoing, LATER, Some(1), &frame(1));
     outgoing
-        .run_writer(&Listed::new(&[Call::Take(13), Call::Fail]))
+        .run_writer(&Listed::new(&[Call::Take(13), Call::Fail]), || {})
         .unwrap_err();
     let remains = outgoing.end(true);
     assert_eq!(remains.oneway, 2, "one is written, one partly, one not");
@@ -512,7 +514,7 @@ fn room_is_waited_for_until_the_deadline() {
             let until = Instant::now() + PATIENCE;
             append(&outgoing, Manner::Queued { until }, Some(3), &frame(3));
         });
-        scope.spawn(|| outgoing.run_writer(&peer));
+        scope.spawn(|| outgoing.run_writer(&peer, || {}));
         waiting.join().unwrap();
         outgoing.wait_until_written(Instant::now() + PATIENCE);
         outgoing.end(false);
@@ -560,7 +562,7 @@ fn the_end_wakes_whoever_waits() {
     });
     let idle = Outgoing::new();
     thread::scope(|scope| {
-        let writer = scope.spawn(|| idle.run_writer(&Listed::default()));
+        let writer = scope.spawn(|| idle.run_writer(&Listed::default(), || {}));
         wait_until(|| idle.state.lock().writer_is_parked);
         idle.end(false);
         writer.join().unwrap().unwrap();
@@ -647,7 +649,7 @@ fn frames_never_interleave() {
                             }
                         };
                         if needed && !writer_runs.swap(true, Ordering::SeqCst) {
-                            scope.spawn(move || outgoing.run_writer(peer).unwrap());
+                            scope.spawn(move || outgoing.run_writer(peer, || {}).unwrap());
                         }
                         if mood % 4 == 0 && outgoing.withdraw(opaque) == Written::Nothing {
                             withdrawn.lock().push((sender, number));
