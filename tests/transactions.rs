@@ -1278,3 +1278,31 @@ fn questions_that_are_none_harm_nobody() {
         assert!(producer.producer().send(&message("vec_txn")).is_ok());
     });
 }
+
+/// Brokers take such a message, and never deliver it.
+#[test]
+fn a_delayed_message_is_refused_in_a_transaction_before_anything_leaves() {
+    within(PATIENCE, || {
+        let cluster = cluster(1, ServerVersion::V5_5_0);
+        let producer = start(&cluster, &Scripted::new(&[], &[]));
+        let builder = || Message::builder(TOPIC).body("later");
+        let delayed = [
+            builder().delay_level(3),
+            builder().delay(Duration::from_secs(3)),
+            builder().deliver_at(std::time::SystemTime::now() + Duration::from_secs(60)),
+        ];
+        for message in delayed {
+            let mut ran = false;
+            let error = producer
+                .send_with(&message.build().unwrap(), |_| {
+                    ran = true;
+                    Commit
+                })
+                .unwrap_err();
+            assert!(matches!(error, Error::InvalidMessage { .. }), "{error:?}");
+            assert!(error.to_string().contains("transaction"), "{error}");
+            assert!(!ran, "the local part");
+        }
+        assert_eq!(cluster.requests(RequestCode::SEND_MESSAGE_V2), 0);
+    });
+}
