@@ -161,6 +161,12 @@ fn a_broker_that_is_down_is_passed_by_and_used_again_when_it_is_up() {
         assert_eq!(producer.send(&message()).unwrap().queue.broker_name(), "broker-b");
     }
     cluster.broker("broker-b").set_down();
+    // What is written before the end of the connection is seen may have arrived.
+    let until = Instant::now() + PATIENCE;
+    while producer.stats().brokers.iter().any(|broker| broker.connected) {
+        assert!(Instant::now() < until, "the end of the connection is not seen");
+        std::thread::yield_now();
+    }
     let error = fails(&producer);
     assert_eq!(error.delivery(), Delivery::NotStored, "{error}");
     cluster.broker("broker-a").set_up().unwrap();
