@@ -52,21 +52,23 @@ fn assert_reply(reply: &Reply, text: &str) {
 
 pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
     let cluster = Shared::Open.of(version);
-    cluster.create_topic("asked", 2);
-    let replier = Replier::start(version, &cluster.name_servers, "asked", "repliers");
+    cluster.create_topic("questions", 2);
+    let replier = Replier::start(version, &cluster.name_servers, "questions", "repliers");
     let producer = producer(&cluster, "askers");
     let mut results = Vec::new();
     // The first request of a producer that has sent nothing, not even a heartbeat.
     for i in 0..EACH {
         let text = format!("blocking-{i}");
-        let reply = producer.request(&question("asked", &text), 2 * PATIENCE).unwrap();
+        let reply = producer
+            .request(&question("questions", &text), 2 * PATIENCE)
+            .unwrap();
         assert_reply(&reply, &text);
         results.extend(reply.sent);
     }
     let waiting: Vec<_> = (0..EACH)
         .map(|i| {
             let text = format!("closure-{i}");
-            let outcome = ask(&producer, question("asked", &text), 2 * PATIENCE);
+            let outcome = ask(&producer, question("questions", &text), 2 * PATIENCE);
             (text, outcome)
         })
         .collect();
@@ -75,12 +77,14 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
         assert_reply(&reply, text);
         results.extend(reply.sent);
     }
-    let queues = producer.publish_queues("asked").unwrap();
+    let queues = producer.publish_queues("questions").unwrap();
     assert_eq!(queues.len(), 4);
     for (i, queue) in queues.iter().enumerate() {
         let text = format!("queue-{i}");
         let aimed = producer.to(queue.clone());
-        let reply = aimed.request(&question("asked", &text), 2 * PATIENCE).unwrap();
+        let reply = aimed
+            .request(&question("questions", &text), 2 * PATIENCE)
+            .unwrap();
         assert_reply(&reply, &text);
         assert_eq!(*reply.sent.as_ref().unwrap().queue, *queue);
         results.extend(reply.sent);
@@ -89,7 +93,9 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
         .map(|i| {
             let text = format!("key-{i}");
             let aimed = producer.to(Target::key("order-1"));
-            let reply = aimed.request(&question("asked", &text), 2 * PATIENCE).unwrap();
+            let reply = aimed
+                .request(&question("questions", &text), 2 * PATIENCE)
+                .unwrap();
             assert_reply(&reply, &text);
             let queue = reply.sent.as_ref().unwrap().queue.queue_id();
             results.extend(reply.sent);
@@ -109,7 +115,7 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
     assert_eq!((stats.requests.waiting, stats.requests.late_replies), (0, 0));
     // The second reply of a replier that sends two is late, and taken all the same.
     let twice = producer
-        .request(&question("asked", "twice"), 2 * PATIENCE)
+        .request(&question("questions", "twice"), 2 * PATIENCE)
         .unwrap();
     assert_reply(&twice, "twice");
     assert!(
@@ -123,7 +129,7 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
     // Java compresses what is longer than 4096 bytes.
     if cfg!(feature = "zlib") {
         let long = producer
-            .request(&question("asked", "long"), 2 * PATIENCE)
+            .request(&question("questions", "long"), 2 * PATIENCE)
             .unwrap();
         assert_eq!(long.body(), "x".repeat(20_000).as_bytes());
         assert_eq!(long.message.sys_flag() & 1, 1, "it was not compressed");
@@ -131,7 +137,7 @@ pub(crate) fn a_java_consumer_replies_in_every_way_of_asking(version: &str) {
     }
     shut_down(&producer);
     let stored = asked + 1 + usize::from(cfg!(feature = "zlib"));
-    let read = read_all(&cluster, &["asked"], stored);
+    let read = read_all(&cluster, &["questions"], stored);
     assert_eq!(read.len(), stored);
     assert!(!results.is_empty());
     for result in &results {
