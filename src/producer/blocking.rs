@@ -205,12 +205,13 @@ impl Sending<'_> {
             .shared
             .connections
             .live_by(&to.broker.link, &to.broker.address);
-        let (connection, now) = match live {
+        let (connection, mut now) = match live {
             Some(connection) if is_alone => (connection, began),
             live => (self.connect(number, to, share, live.is_some())?, Instant::now()),
         };
         if !release::is_known(&self.prepared, &connection) {
             release::wait(self.shared, &connection, share)?;
+            now = Instant::now();
         }
         let waiting = attempt::waiting(self.desk.counter(), self.base.wrapping_add(number), None);
         let manner = (Manner::Blocking { until: share }, now);
