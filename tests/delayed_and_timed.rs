@@ -18,7 +18,8 @@ use std::{
 };
 
 use rocketmq_producer::{
-    Delivery, Error, Message, MessageBuilder, MessageQueue, Producer, RequestCode, ResponseCode, Target,
+    AutoBatch, Batch, Delivery, Error, Message, MessageBuilder, MessageQueue, Producer, RequestCode,
+    ResponseCode, Target,
     mock::{MockCluster, ServerVersion},
 };
 use support::{
@@ -488,6 +489,48 @@ fn a_priority_chooses_the_queue() {
                 .iter()
                 .all(|message| message.property("_SYS_MSG_PRIORITY_").is_some())
         );
+    });
+}
+
+/// Brokers ignore what a message in a batch asks for.
+#[test]
+fn what_asks_for_something_goes_in_no_batch() {
+    within(PATIENCE, || {
+        let cluster = MockCluster::builder().recalls(true).start().unwrap();
+        cluster.create_topic("orders", 4);
+        let producer = producer_for(cluster.name_servers())
+            .auto_batch(AutoBatch::default().hold(GRACE))
+            .start()
+            .unwrap();
+        let asking = [
+            later("level").delay_level(5).build().unwrap(),
+            in_a_minute(),
+            later("priority").priority(2).build().unwrap(),
+        ];
+        for message in &asking {
+            let error = Batch::new([later("plain").build().unwrap(), message.clone()]).unwrap_err();
+            assert_says(&error, &["message 1", "cannot be in the batch"]);
+        }
+        let (sender, outcomes) = mpsc::channel();
+        for message in asking {
+            for message in [later("plain").build().unwrap(), message] {
+                let sender = sender.clone();
+                producer.send_async(message, move |outcome| sender.send(outcome).unwrap());
+            }
+        }
+        producer.flush(PATIENCE).unwrap();
+        let results: Vec<_> = outcomes.try_iter().map(Result::unwrap).collect();
+        assert_eq!(results.len(), 6);
+        let recallable = results.iter().filter(|result| result.recall_handle().is_some());
+        assert_eq!(recallable.count(), 1);
+        assert_eq!(cluster.waiting_messages("orders"), 2);
+        assert_eq!(
+            (cluster.requests(RequestCode::SEND_BATCH_MESSAGE), sends(&cluster)),
+            (1, 3)
+        );
+        let messages = cluster.messages("orders");
+        let priority = messages.iter().find(|message| message.body == b"priority");
+        assert_eq!(priority.unwrap().queue_id, 2);
     });
 }
 

@@ -17,12 +17,12 @@ pub(crate) const MOST_MESSAGES: usize = 16_384;
 /// Properties with which a broker does something else than store the message where it was sent to: such messages go alone.
 /// 4.7.0 `MessageBatch` refuses a delay level; brokers refuse or ignore the others inside a batch.
 const ALONE: &[(&str, &str)] = &[
-    ("DELAY", "a delay level"),
-    ("TIMER_DELAY_SEC", "a delay"),
-    ("TIMER_DELAY_MS", "a delay"),
-    ("TIMER_DELIVER_MS", "a delivery time"),
-    ("_SYS_MSG_PRIORITY_", "a priority"),
-    ("TRAN_MSG", "a transaction"),
+    (property::DELAY, "a delay level"),
+    (property::TIMER_DELAY_SEC, "a delay"),
+    (property::TIMER_DELAY_MS, "a delay"),
+    (property::TIMER_DELIVER_MS, "a delivery time"),
+    (property::PRIORITY, "a priority"),
+    (property::TRAN_MSG, "a transaction"),
 ];
 
 /// Topics that brokers keep for repeated deliveries (`MixAll.RETRY_GROUP_TOPIC_PREFIX`).
@@ -34,9 +34,9 @@ const RETRY_TOPIC_PREFIX: &str = "%RETRY%";
 /// stays a message of its own, with its own id, tags, keys and properties; consumers see no difference.
 ///
 /// A batch can be sent once it exists: it holds at least one message and at most 16,384, all of the same topic and with the
-/// same `wait_store_ok`, none with a delay, a delivery time or a transaction, and the topic is no retry topic. Whether it is small
-/// enough depends on the producer's `max_message_size`; [`Batch::split`] makes batches that are. It is immutable and cheap
-/// to clone.
+/// same `wait_store_ok`, none with a delay, a delivery time, a priority or a transaction, and the topic is no retry topic.
+/// Whether it is small enough depends on the producer's `max_message_size`; [`Batch::split`] makes batches that are. It is
+/// immutable and cheap to clone.
 ///
 /// ```
 /// use rocketmq_producer::{Batch, Message};
@@ -58,8 +58,8 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::InvalidMessage`], naming the message by its index, when there is no message or more than 16,384, when topics
-    /// or `wait_store_ok` differ, when a message has a delay, a delivery time or a transaction, and for a retry topic: the
-    /// rules of 4.7.0's `MessageBatch` and what 5.x brokers add.
+    /// or `wait_store_ok` differ, when a message has a delay, a delivery time, a priority or a transaction, and for a retry
+    /// topic: the rules of 4.7.0's `MessageBatch` and what 5.x brokers add.
     pub fn new(messages: impl Into<Vec<Message>>) -> Result<Self, Error> {
         let messages: Vec<Message> = messages.into();
         check(&messages)?;
@@ -259,7 +259,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::message::Content;
+    use crate::message::{Content, timing::Timing};
 
     fn message(body_length: usize) -> Message {
         Message::new("topic", vec![7; body_length]).unwrap()
@@ -283,7 +283,7 @@ mod tests {
             body: vec![7],
             properties: vec![(name.into(), "1".into())],
             properties_length: name.len() + 3,
-            timing: super::super::timing::Timing::AtOnce,
+            timing: Timing::AtOnce,
             requirement: None,
             is_reply: false,
         };

@@ -20,10 +20,12 @@ pub(crate) const REAL_QID: &str = "REAL_QID";
 pub(crate) const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
 
 /// What delays a message: the level of all releases, and the timers of 5.x.
-pub(crate) const DELAYS: &[&str] = &["DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
+pub(crate) const DELAYS: &[&str] = &[DELAY, TIMER_DELAY_SEC, TIMER_DELAY_MS, TIMER_DELIVER_MS];
 
 /// The delay level, from 1.
 pub(crate) const DELAY: &str = "DELAY";
+/// The same in seconds, which Java may send.
+pub(crate) const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
 /// 5.x: delivered so many milliseconds after it was stored.
 pub(crate) const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
 /// 5.x: delivered at this time, in milliseconds since 1970.
@@ -100,7 +102,7 @@ const RESERVED: &[&str] = &[
     "INNER_MULTI_DISPATCH",
     "INNER_MULTI_QUEUE_OFFSET",
     "TRACE_CONTEXT",
-    "TIMER_DELAY_SEC",
+    TIMER_DELAY_SEC,
     TIMER_DELAY_MS,
     TIMER_DELIVER_MS,
     "TIMER_ENQUEUE_MS",
@@ -145,7 +147,7 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
             TAGS => "use MessageBuilder::tags",
             WAIT => "use MessageBuilder::wait_store_ok",
             DELAY => "use MessageBuilder::delay_level",
-            TIMER_DELAY_MS | "TIMER_DELAY_SEC" => "use MessageBuilder::delay",
+            TIMER_DELAY_MS | TIMER_DELAY_SEC => "use MessageBuilder::delay",
             TIMER_DELIVER_MS => "use MessageBuilder::deliver_at",
             PRIORITY => "use MessageBuilder::priority",
             CORRELATION_ID | REPLY_TO_CLIENT | TTL | MSG_TYPE => "use Producer::request or Message::reply_to",

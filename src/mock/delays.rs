@@ -46,9 +46,7 @@ const TIMER_PRECISION_MS: u64 = 1000;
 /// More than this wait for a mistake.
 const MOST_WAITING: usize = 100_000;
 
-/// Properties that say where a waiting message belongs, and when a timer message is due.
-const REAL_TOPIC: &str = "REAL_TOPIC";
-const REAL_QUEUE_ID: &str = "REAL_QID";
+/// The property that says when a timer message is due.
 const TIMER_OUT_MS: &str = "TIMER_OUT_MS";
 
 /// `MessageSysFlag.TRANSACTION_ROLLBACK_TYPE`: both bits of the transaction type.
@@ -131,7 +129,7 @@ pub(super) fn wanted(
         return Ok(None);
     }
     let timers = [
-        (find("TIMER_DELAY_SEC"), 1000, now_ms),
+        (find(property::TIMER_DELAY_SEC), 1000, now_ms),
         (find(property::TIMER_DELAY_MS), 1, now_ms),
         (find(property::TIMER_DELIVER_MS), 1, 0),
     ];
@@ -176,8 +174,8 @@ impl Wait {
     /// What the broker adds to the properties of a message for this topic and queue.
     pub(super) fn properties(self, topic: &str, queue_id: u32) -> Vec<(&'static str, String)> {
         let mut added = vec![
-            (REAL_TOPIC, topic.to_owned()),
-            (REAL_QUEUE_ID, queue_id.to_string()),
+            (property::REAL_TOPIC, topic.to_owned()),
+            (property::REAL_QID, queue_id.to_string()),
         ];
         if let Wait::Timer { out_ms } = self {
             added.push((TIMER_OUT_MS, out_ms.to_string()));

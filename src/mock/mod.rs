@@ -22,10 +22,10 @@
 //!
 //! It answers `GET_ROUTEINFO_BY_TOPIC`, `GET_BROKER_CLUSTER_INFO`, `SEND_MESSAGE`, `SEND_MESSAGE_V2`,
 //! `SEND_BATCH_MESSAGE`, `SEND_REPLY_MESSAGE` and its V2, `RECALL_MESSAGE`, `END_TRANSACTION`, `HEART_BEAT` and
-//! `UNREGISTER_CLIENT`, and the queries of producers:
-//! `GET_MIN_OFFSET`, `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`, `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`,
-//! `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by sends, batches are unpacked, messages wait for their delay level or timer, half messages are kept
-//! out of sight and asked about, and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
+//! `UNREGISTER_CLIENT`, and the queries of producers: `GET_MIN_OFFSET`, `GET_MAX_OFFSET`, `SEARCH_OFFSET_BY_TIMESTAMP`,
+//! `GET_EARLIEST_MSG_STORETIME`, `VIEW_MESSAGE_BY_ID`, `QUERY_MESSAGE` and `UPDATE_AND_CREATE_TOPIC`; topics are created by
+//! sends, batches are unpacked, messages wait for their delay level or timer, half messages are kept out of sight and asked
+//! about, and refusals carry the codes and remarks of the release. Any other request is treated as one that the release
 //! does not know.
 //!
 //! # What goes wrong on demand
