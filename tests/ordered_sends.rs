@@ -388,7 +388,9 @@ fn a_given_queue_and_a_closure_that_looks_at_names_do_not_move() {
 fn a_change_under_load_loses_nothing_and_leaves_each_queue_in_order() {
     within(PATIENCE, || {
         let growing = Growing::start(1);
+        // The last waits for all others, however slow the machine is.
         let order = growing.producer.to(Target::key("order-1")).ordered(true);
+        let order = order.timeout(PATIENCE);
         for number in 0..600 {
             let message = Message::new("orders", format!("order-1 {number}")).unwrap();
             order.send_async(message, |outcome| assert!(outcome.is_ok(), "{outcome:?}"));
