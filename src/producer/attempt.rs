@@ -400,7 +400,6 @@ pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -
         status,
         message_id: prepared.message_id,
         offset_message_id: reply.offset_message_id,
-        all_offset_ids: reply.all_ids,
         queue,
         queue_offset: reply.queue_offset,
         transaction_id: reply.transaction_id,
@@ -408,7 +407,7 @@ pub(super) fn result(shared: &Shared, prepared: &Prepared, finished: Finished) -
             .region_id
             .map_or_else(|| Arc::clone(&shared.default_region), Arc::from),
         trace_on: reply.trace_on,
-        recall_handle: reply.recall_handle,
+        rare: reply.rare,
         attempts,
         may_be_duplicated,
     }

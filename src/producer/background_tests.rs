@@ -86,13 +86,12 @@ fn begin(plan: &mut SendPlan, route: &TopicRoute) -> (Destination, Alarm) {
 fn store(plan: &mut SendPlan, number: u32) {
     let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
-        all_ids: None,
         queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
         region_id: None,
         trace_on: true,
-        recall_handle: None,
+        rare: None,
     };
     plan.stored(number, (SendStatus::SendOk, reply));
 }

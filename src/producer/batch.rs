@@ -357,7 +357,7 @@ impl Places {
     /// # Errors
     /// [`Error::Protocol`] when the broker says stored, but names another number of messages: nothing is made up.
     pub(super) fn new(mut first: SendResult, count: usize) -> Result<Self, Error> {
-        let offset_ids = first.all_offset_ids.take();
+        let offset_ids = first.rare.take().and_then(|rare| rare.all_ids);
         let named = offset_ids.as_ref().map_or(1, |ids| ids.split(',').count());
         // One id for many is that of a batch that is kept as one record.
         if named != count && named != 1 {

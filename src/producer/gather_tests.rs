@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     message::{Message, MessageId, MessageQueue, OffsetMessageId},
     producer::result::SendStatus,
-    wire::message::BatchElements,
+    wire::{message::BatchElements, request::send_message::RareParts},
 };
 
 /// Overhead, body, and the message id with name and separators.
@@ -242,15 +242,17 @@ fn stored(ids: &str) -> SendResult {
         status: SendStatus::SendOk,
         message_id: MessageId::from_text("A").unwrap(),
         offset_message_id: OffsetMessageId::from_text(&ids[..32]).unwrap(),
-        all_offset_ids: Some(ids.into()),
         queue: Arc::new(MessageQueue::new("topic", "broker-a", 0)),
         queue_offset: 40,
         transaction_id: None,
         region_id: "DefaultRegion".into(),
         trace_on: true,
-        recall_handle: None,
         attempts: 1,
         may_be_duplicated: false,
+        rare: Some(Box::new(RareParts {
+            all_ids: Some(ids.into()),
+            ..RareParts::default()
+        })),
     }
 }
 
@@ -265,7 +267,7 @@ fn an_answer_that_names_another_number_of_messages_is_not_believed() {
     );
     // A batch that is kept as one record has one id, and its messages follow one another.
     let single = SendResult {
-        all_offset_ids: None,
+        rare: None,
         ..stored(ids)
     };
     let places = Places::new(single, 3).unwrap();

@@ -117,13 +117,12 @@ fn timed_out(written: Written) -> Error {
 fn reply(status: SendStatus) -> crate::producer::attempt::Stored {
     let reply = SendReply {
         offset_message_id: OffsetMessageId::from_text("0A00000100002A9F0000000000000000").unwrap(),
-        all_ids: None,
         queue_id: 0,
         queue_offset: 0,
         transaction_id: None,
         region_id: None,
         trace_on: true,
-        recall_handle: None,
+        rare: None,
     };
     (status, reply)
 }

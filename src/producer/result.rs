@@ -6,6 +6,7 @@ use crate::{
     code::ResponseCode,
     error::Error,
     message::{Message, MessageId, MessageQueue, OffsetMessageId},
+    wire::request::send_message::RareParts,
 };
 
 /// How safely a broker has stored a message. In all four cases it has.
@@ -59,8 +60,6 @@ pub struct SendResult {
     pub message_id: MessageId,
     /// The id that the broker gave it (Java's `offsetMsgId`).
     pub offset_message_id: OffsetMessageId,
-    /// The broker's ids of all messages of a batch, comma-separated, until they are given to the messages.
-    pub(crate) all_offset_ids: Option<Box<str>>,
     /// The queue that it is in.
     pub queue: Arc<MessageQueue>,
     /// Its position in that queue.
@@ -75,7 +74,8 @@ pub struct SendResult {
     pub attempts: u32,
     /// An earlier attempt ended without a verdict, so there may be a second copy under the same message id.
     pub may_be_duplicated: bool,
-    pub(super) recall_handle: Option<Box<str>>,
+    /// Of a batch, until it is given to the messages; of a timer message.
+    pub(super) rare: Option<Box<RareParts>>,
 }
 
 impl SendResult {
@@ -83,7 +83,7 @@ impl SendResult {
     /// is a timer message whose time has not come and the broker is of 5.3.2 or later.
     #[doc(alias = "recallHandle")]
     pub fn recall_handle(&self) -> Option<&str> {
-        self.recall_handle.as_deref()
+        self.rare.as_ref()?.recall_handle.as_deref()
     }
 }
 

@@ -350,7 +350,7 @@ fn check_send_reply(header: &Header<'_>) -> Checked {
     // A batch is answered with the ids of all its messages.
     same(
         "all ids",
-        &reply.all_ids.as_deref().map(ToOwned::to_owned),
+        &reply.all_ids().map(ToOwned::to_owned),
         &field("msgId").filter(|ids| ids.contains(',')),
     )?;
     let first = field("msgId").and_then(|ids| ids.split(',').next().map(ToOwned::to_owned));
@@ -375,7 +375,7 @@ fn check_send_reply(header: &Header<'_>) -> Checked {
     )?;
     same(
         "recallHandle",
-        &reply.recall_handle.as_deref(),
+        &reply.recall_handle(),
         &field("recallHandle").as_deref(),
     )?;
     for serialization in BOTH_FORMS {

@@ -284,8 +284,6 @@ impl<'a> ReceivedField<'a> {
 pub(crate) struct SendReply {
     /// Where the message was stored; of a batch, its first message.
     pub(crate) offset_message_id: OffsetMessageId,
-    /// Of a batch, the ids of all its messages, comma-separated. `None` for one id.
-    pub(crate) all_ids: Option<Box<str>>,
     pub(crate) queue_id: u32,
     /// Of a batch, the offset of its first message; the others follow.
     pub(crate) queue_offset: u64,
@@ -294,6 +292,15 @@ pub(crate) struct SendReply {
     /// `None` for `DefaultRegion`, so that the usual reply needs no allocation.
     pub(crate) region_id: Option<Box<str>>,
     pub(crate) trace_on: bool,
+    /// Boxed: it must not cost the others room.
+    pub(crate) rare: Option<Box<RareParts>>,
+}
+
+/// What the reply to a single message that is delivered at once does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RareParts {
+    /// Of a batch, the ids of all its messages, comma-separated. `None` for one id.
+    pub(crate) all_ids: Option<Box<str>>,
     /// Only of a timer message at a broker of 5.3.2 or later.
     pub(crate) recall_handle: Option<Box<str>>,
 }
@@ -317,39 +324,40 @@ impl SendReply {
             )));
         }
         let mut offset_message_id = None;
-        let mut all_ids = None;
         let mut queue_id = None;
         let mut queue_offset = None;
         let mut transaction_id = None;
         let mut region_id = None;
         let mut trace_on = true;
-        let mut recall_handle = None;
+        let mut rare = None::<Box<RareParts>>;
         // One pass over the fields, where asking for each by name would take six.
         header.fields.for_each(|name, value| match name {
             "msgId" => {
                 offset_message_id = first_id(value);
-                all_ids = all_of(value);
+                let all_ids = all_of(value);
+                if all_ids.is_some() || rare.is_some() {
+                    rare.get_or_insert_default().all_ids = all_ids;
+                }
             }
             "queueId" => queue_id = read_digits(value).and_then(|number| number.try_into().ok()),
             "queueOffset" => queue_offset = read_digits(value),
             "transactionId" => transaction_id = MessageId::from_bytes(value),
             "MSG_REGION" if value == DEFAULT_REGION.as_bytes() || value.is_empty() => region_id = None,
-            "MSG_REGION" => region_id = std::str::from_utf8(value).ok().map(Into::into),
+            "MSG_REGION" => region_id = text(value),
             // As `MQClientAPIImpl.processSendResponse`: only a written `false` turns it off.
             "TRACE_ON" => trace_on = value != b"false",
-            "recallHandle" => recall_handle = std::str::from_utf8(value).ok().map(Into::into),
+            "recallHandle" => rare.get_or_insert_default().recall_handle = text(value),
             _ => {}
         });
         match (offset_message_id, queue_id, queue_offset) {
             (Some(offset_message_id), Some(queue_id), Some(queue_offset)) => Ok(Self {
                 offset_message_id,
-                all_ids,
                 queue_id,
                 queue_offset,
                 transaction_id,
                 region_id,
                 trace_on,
-                recall_handle,
+                rare,
             }),
             _ => Err(unusable_reply(header)),
         }
@@ -357,8 +365,8 @@ impl SendReply {
 
     /// Writes the fields as a broker does.
     pub(crate) fn write(&self, writer: &mut FieldWriter<'_>) {
-        let ids = self.all_ids.as_deref();
-        writer.text("msgId", ids.unwrap_or(self.offset_message_id.as_str()));
+        let ids = self.all_ids().unwrap_or(self.offset_message_id.as_str());
+        writer.text("msgId", ids);
         writer.number("queueId", self.queue_id.into());
         writer.text("queueOffset", &self.queue_offset.to_string());
         if let Some(transaction_id) = &self.transaction_id {
@@ -366,10 +374,22 @@ impl SendReply {
         }
         writer.text("MSG_REGION", self.region_id.as_deref().unwrap_or(DEFAULT_REGION));
         writer.boolean("TRACE_ON", self.trace_on);
-        if let Some(handle) = &self.recall_handle {
+        if let Some(handle) = self.recall_handle() {
             writer.text("recallHandle", handle);
         }
     }
+
+    pub(crate) fn all_ids(&self) -> Option<&str> {
+        self.rare.as_ref()?.all_ids.as_deref()
+    }
+
+    pub(crate) fn recall_handle(&self) -> Option<&str> {
+        self.rare.as_ref()?.recall_handle.as_deref()
+    }
+}
+
+fn text(value: &[u8]) -> Option<Box<str>> {
+    std::str::from_utf8(value).ok().map(Into::into)
 }
 
 /// The id, or the first of the comma-separated ids that answer a batch.
@@ -690,7 +710,7 @@ mod tests {
             reply.offset_message_id.as_str(),
             "7F0000010000465A0000000000000001"
         );
-        assert_eq!(reply.all_ids.as_deref(), Some(ids));
+        assert_eq!(reply.all_ids(), Some(ids));
     }
 
     #[test]
