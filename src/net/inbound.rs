@@ -35,10 +35,6 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Done, and nothing to say about it.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "for requests that are answered with success")
-    )]
     pub(crate) fn success() -> Self {
         Self {
             code: ResponseCode::SUCCESS,

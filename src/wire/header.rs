@@ -107,10 +107,25 @@ impl<'a> Header<'a> {
         self.field(name).map(|text| parse_number(name, &text)).transpose()
     }
 
+    /// A field that must be there.
+    pub(crate) fn required(&self, name: &str) -> Result<Cow<'a, str>, WireError> {
+        self.field(name).ok_or_else(|| missing(name))
+    }
+
+    /// A field that must be there, as a number.
+    pub(crate) fn required_number<T: FromStr>(&self, name: &str) -> Result<T, WireError> {
+        self.number(name)?.ok_or_else(|| missing(name))
+    }
+
     /// A field as a boolean, read as `Boolean.parseBoolean` does: only `true`, in any case, is true.
     pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
         self.field(name).map(|text| parse_boolean(&text))
     }
+}
+
+/// The error of a header that lacks a field.
+pub(crate) fn missing(name: &str) -> WireError {
+    WireError::new(format!("header field {name} is missing"))
 }
 
 /// The number in the text of a header field.

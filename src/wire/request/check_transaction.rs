@@ -53,14 +53,9 @@ impl<'a> CheckTransaction<'a> {
     }
 
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
-        let offset = |name: &str| {
-            header
-                .number(name)?
-                .ok_or_else(|| WireError::new(format!("header field {name} is missing")))
-        };
         Ok(Self {
-            queue_offset: offset("tranStateTableOffset")?,
-            commit_log_offset: offset("commitLogOffset")?,
+            queue_offset: header.required_number("tranStateTableOffset")?,
+            commit_log_offset: header.required_number("commitLogOffset")?,
             message_id: header.field("msgId"),
             transaction_id: header.field("transactionId"),
             offset_message_id: header.field("offsetMsgId"),

@@ -50,13 +50,12 @@ pub(crate) struct ReceivedCreateTopic<'a> {
 
 impl<'a> ReceivedCreateTopic<'a> {
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
-        let missing = || WireError::new("request to create a topic without name, queues or permission");
         Ok(Self {
-            topic: header.field("topic").ok_or_else(missing)?,
-            default_topic: header.field("defaultTopic").ok_or_else(missing)?,
-            read_queue_nums: header.number("readQueueNums")?.ok_or_else(missing)?,
-            write_queue_nums: header.number("writeQueueNums")?.ok_or_else(missing)?,
-            perm: header.number("perm")?.ok_or_else(missing)?,
+            topic: header.required("topic")?,
+            default_topic: header.required("defaultTopic")?,
+            read_queue_nums: header.required_number("readQueueNums")?,
+            write_queue_nums: header.required_number("writeQueueNums")?,
+            perm: header.required_number("perm")?,
             topic_sys_flag: header.number("topicSysFlag")?.unwrap_or(0),
             order: header.boolean("order").unwrap_or(false),
         })

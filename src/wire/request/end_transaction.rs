@@ -89,19 +89,14 @@ pub(crate) struct ReceivedEndTransaction<'a> {
 
 impl<'a> ReceivedEndTransaction<'a> {
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
-        let missing = |name: &str| WireError::new(format!("header field {name} is missing"));
-        let text = |name| header.field(name).ok_or_else(|| missing(name));
-        let number = |name| header.number(name)?.ok_or_else(|| missing(name));
-        let verdict: i32 = header
-            .number("commitOrRollback")?
-            .ok_or_else(|| missing("commitOrRollback"))?;
+        let verdict: i32 = header.required_number("commitOrRollback")?;
         Ok(Self {
-            producer_group: text("producerGroup")?,
-            queue_offset: number("tranStateTableOffset")?,
-            commit_log_offset: number("commitLogOffset")?,
+            producer_group: header.required("producerGroup")?,
+            queue_offset: header.required_number("tranStateTableOffset")?,
+            commit_log_offset: header.required_number("commitLogOffset")?,
             verdict: Verdict::from_number(verdict),
             from_check: header.boolean("fromTransactionCheck").unwrap_or(false),
-            message_id: text("msgId")?,
+            message_id: header.required("msgId")?,
             transaction_id: header.field("transactionId"),
             topic: header.field("topic"),
             broker_name: header.field("bname"),

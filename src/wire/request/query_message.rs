@@ -52,13 +52,12 @@ pub(crate) struct ReceivedQueryMessage<'a> {
 
 impl<'a> ReceivedQueryMessage<'a> {
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
-        let missing = || WireError::new("query of messages without topic, key, number or times");
         Ok(Self {
-            topic: header.field("topic").ok_or_else(missing)?,
-            key: header.field("key").ok_or_else(missing)?,
-            most: header.number("maxNum")?.ok_or_else(missing)?,
-            begin_ms: header.number("beginTimestamp")?.ok_or_else(missing)?,
-            end_ms: header.number("endTimestamp")?.ok_or_else(missing)?,
+            topic: header.required("topic")?,
+            key: header.required("key")?,
+            most: header.required_number("maxNum")?,
+            begin_ms: header.required_number("beginTimestamp")?,
+            end_ms: header.required_number("endTimestamp")?,
             is_unique_key: header.field(UNIQUE_KEY_QUERY).as_deref() == Some("true"),
         })
     }

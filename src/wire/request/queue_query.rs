@@ -58,13 +58,10 @@ pub(crate) struct ReceivedQueueQuery<'a> {
 
 impl<'a> ReceivedQueueQuery<'a> {
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
-        let (Some(topic), Some(queue_id)) = (header.field("topic"), header.number("queueId")?) else {
-            return Err(WireError::new("query of a queue without topic or queueId"));
-        };
         let boundary = header.field("boundaryType");
         Ok(Self {
-            topic,
-            queue_id,
+            topic: header.required("topic")?,
+            queue_id: header.required_number("queueId")?,
             broker_name: header.field("bname"),
             timestamp_ms: header.number("timestamp")?,
             is_upper: boundary.is_some_and(|boundary| boundary.eq_ignore_ascii_case("upper")),

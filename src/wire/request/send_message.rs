@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 use crate::code::{RequestCode, ResponseCode};
 use crate::message::id::{MessageId, OffsetMessageId};
 use crate::wire::WireError;
-use crate::wire::header::{Envelope, FieldWriter, Header, encode_frame, parse_boolean, parse_number};
+use crate::wire::header::{
+    Envelope, FieldWriter, Header, encode_frame, missing, parse_boolean, parse_number,
+};
 use crate::wire::template::{Filler, Template};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
@@ -252,15 +254,8 @@ struct ReceivedField<'a> {
 }
 
 impl<'a> ReceivedField<'a> {
-    fn missing(&self) -> WireError {
-        WireError::new(format!("header field {} is missing", self.name))
-    }
-
     fn required(self) -> Result<Cow<'a, str>, WireError> {
-        match self.value {
-            Some(value) => Ok(value),
-            None => Err(self.missing()),
-        }
+        self.value.ok_or_else(|| missing(self.name))
     }
 
     fn number<T: FromStr>(&self) -> Result<Option<T>, WireError> {
@@ -271,7 +266,7 @@ impl<'a> ReceivedField<'a> {
     }
 
     fn required_number<T: FromStr>(&self) -> Result<T, WireError> {
-        self.number()?.ok_or_else(|| self.missing())
+        self.number()?.ok_or_else(|| missing(self.name))
     }
 
     fn boolean(&self) -> bool {
