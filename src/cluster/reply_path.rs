@@ -129,10 +129,7 @@ impl ReplyPath {
                 opening.looked_up();
             };
             let topic: Arc<str> = reply_topic(cluster).into();
-            match self.routes.known(&topic) {
-                Some(route) => found(Ok(route)),
-                None => self.routes.when_known(&topic, Box::new(found)),
-            }
+            self.routes.when_known(&topic, Box::new(found));
         }
         opening.greet_all(route);
         opening.looked_up();

@@ -150,9 +150,7 @@ impl Routes {
             }
         };
         drop(table);
-        if !route.used.load(Ordering::Relaxed) {
-            route.used.store(true, Ordering::Relaxed);
-        }
+        route.note_use();
         Some(route)
     }
 
@@ -167,6 +165,7 @@ impl Routes {
         if let Some(route) = &entry.route {
             let route = Arc::clone(route);
             drop(table);
+            route.note_use();
             return then(Ok(route));
         }
         entry.waiting.push(then);

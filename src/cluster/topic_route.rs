@@ -10,7 +10,7 @@ use crate::{
     message::MessageQueue,
     net::{
         connections::Link,
-        sync::{AtomicBool, AtomicUsize},
+        sync::{AtomicBool, AtomicUsize, Ordering},
     },
     wire::{
         request::route::{BrokerData, QueueData, RouteData},
@@ -67,7 +67,7 @@ pub(crate) struct TopicRoute {
     pub(crate) brokers: Vec<Arc<RouteBroker>>,
     /// Made from the template topic: the topic itself does not exist yet.
     pub(crate) from_template: bool,
-    /// A message has been sent since the last refresh.
+    /// Somebody has asked for it since the last refresh.
     pub(crate) used: AtomicBool,
     /// Where the round robin stands. It outlives the snapshot.
     pub(crate) cursor: Arc<AtomicUsize>,
@@ -76,6 +76,14 @@ pub(crate) struct TopicRoute {
 }
 
 impl TopicRoute {
+    /// Keeps the route from being forgotten at the next refresh.
+    pub(crate) fn note_use(&self) {
+        // Looked at first: senders would else write to a cache line that they share.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Makes the route of `topic` as 5.x and 4.7.0 `MQClientInstance.topicRouteData2TopicPublishInfo` do. `None` if no
     /// broker takes messages.
     pub(crate) fn from_data(topic: &Arc<str>, data: &RouteData, cursor: Arc<AtomicUsize>) -> Option<Self> {

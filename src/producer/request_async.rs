@@ -177,10 +177,7 @@ impl AsyncRequest {
             Ok(route) => request.open_path(&route),
             Err(error) => request.finish(Err(error)),
         };
-        match self.shared.routes.known(topic) {
-            Some(route) => found(Ok(route)),
-            None => self.shared.routes.when_known(topic, Box::new(found)),
-        }
+        self.shared.routes.when_known(topic, Box::new(found));
     }
 
     fn open_path(self: &Arc<Self>, route: &Arc<TopicRoute>) {

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     cluster::topic_route::TopicRoute,
+    error::Error,
     net::{deadline::Deadline, sync::Mutex},
     producer::shared::Shared,
 };
@@ -63,8 +64,8 @@ pub(super) fn keep(registration: &Arc<Registration>, shared: &Arc<Shared>) {
 /// Connects to all brokers of a topic that there is no connection to. Returns at once.
 fn connect(shared: &Arc<Shared>, topic: &Arc<str>) {
     let producer = Arc::downgrade(shared);
-    let then = move |route: &TopicRoute| {
-        let Some(shared) = Weak::upgrade(&producer) else {
+    let then = move |found: Result<Arc<TopicRoute>, Error>| {
+        let (Some(shared), Ok(route)) = (Weak::upgrade(&producer), found) else {
             return;
         };
         for broker in &route.brokers {
@@ -74,15 +75,5 @@ fn connect(shared: &Arc<Shared>, topic: &Arc<str>) {
             }
         }
     };
-    match shared.routes.known(topic) {
-        Some(route) => then(&route),
-        None => shared.routes.when_known(
-            topic,
-            Box::new(move |found| {
-                if let Ok(route) = found {
-                    then(&route);
-                }
-            }),
-        ),
-    }
+    shared.routes.when_known(topic, Box::new(then));
 }
