@@ -1,14 +1,17 @@
 //! One request with one continuation: how servers are talked to without waiting for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     code::ResponseCode,
-    error::Error,
+    error::{Error, Written},
     net::{
         connection::{Alarm, Connection, Request, Waiting},
         deadline::Deadline,
-        sync::Mutex,
+        sync::{Mutex, channel},
         waiter::{Outcome, Waiter, WakeUps},
     },
     wire::header::FieldWriter,
@@ -28,6 +31,14 @@ impl Answer {
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let named = self.fields.iter().rev().find(|(known, _)| known == name);
         named.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the answer of the server at this address is a success, or the refusal that it is.
+    pub(crate) fn check(&self, address: &Arc<str>) -> Result<(), Error> {
+        match self.code {
+            ResponseCode::SUCCESS => Ok(()),
+            code => Err(Error::refused(address, code, self.remark.as_deref())),
+        }
     }
 }
 
@@ -80,4 +91,22 @@ pub(crate) fn call<W: FnOnce(&mut FieldWriter<'_>)>(
             then(Err(error));
         }
     }
+}
+
+/// The same, and blocks for the answer until `until` at the latest.
+pub(crate) fn call_and_wait<W: FnOnce(&mut FieldWriter<'_>)>(
+    connection: &Arc<Connection>,
+    request: Request<'_, W>,
+    timeout: Duration,
+    until: Instant,
+) -> Result<Answer, Error> {
+    let began = Instant::now();
+    let (sender, answered) = channel::bounded(1);
+    // Whoever waits may have stopped.
+    call(connection, request, timeout, move |answer| {
+        drop(sender.try_send(answer))
+    });
+    answered
+        .recv_deadline(until)
+        .unwrap_or_else(|_| Err(connection.timeout(Written::All, began.elapsed())))
 }

@@ -23,7 +23,7 @@ use super::{
     routes::Routes,
 };
 use crate::{
-    code::{RequestCode, ResponseCode},
+    code::RequestCode,
     error::Error,
     net::{
         connection::{Connection, Request},
@@ -407,10 +407,7 @@ impl Housekeeping {
         };
         let address = Arc::clone(broker.address());
         call(broker, request, timeout, move |answer| {
-            then(answer.and_then(|answer| match answer.code {
-                ResponseCode::SUCCESS => Ok(()),
-                code => Err(Error::refused(&address, code, answer.remark.as_deref())),
-            }));
+            then(answer.and_then(|answer| answer.check(&address)));
         });
     }
 }

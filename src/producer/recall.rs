@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Producer, release, shared::Shared};
 use crate::{
-    cluster::call::{Answer, call},
-    code::{RequestCode, ResponseCode},
-    error::{Error, Phase, Written},
+    cluster::call::call_and_wait,
+    code::RequestCode,
+    error::Error,
     message::{MessageId, names, timing},
-    net::{connection::Request, deadline::Deadline, sync::channel},
+    net::{connection::Request, deadline::Deadline},
     wire::{header::FieldWriter, recall_handle::RecallHandle, request::recall_message::RecallMessage},
 };
 
@@ -83,27 +83,9 @@ fn recall(shared: &Arc<Shared>, topic: &str, handle: &str) -> Result<MessageId, 
         write_fields: |writer: &mut FieldWriter<'_>| header.write(writer),
         body: &[],
     };
-    let (sender, answered) = channel::bounded(1);
-    let asked = Instant::now();
-    call(&connection, request, deadline.remaining(asked), move |answer| {
-        // Whoever waits may have stopped.
-        sender.try_send(answer).ok();
-    });
-    let answer = answered.recv_deadline(deadline.at()).unwrap_or_else(|_| {
-        Err(Error::Timeout {
-            phase: Phase::Reply,
-            target: Arc::clone(&broker.address),
-            waited: asked.elapsed(),
-            written: Written::All,
-        })
-    });
-    match answer? {
-        Answer {
-            code: ResponseCode::SUCCESS,
-            ..
-        } => Ok(message_id),
-        Answer { code, remark, .. } => Err(Error::refused(&broker.address, code, remark.as_deref())),
-    }
+    let timeout = deadline.remaining(Instant::now());
+    let answer = call_and_wait(&connection, request, timeout, deadline.at())?;
+    answer.check(&broker.address).map(|()| message_id)
 }
 
 /// What the handle names, and the id of the message.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use super::Query;
 use crate::{
     cluster::call::{Answer, call},
-    code::{RequestCode, ResponseCode},
+    code::RequestCode,
     error::{Error, Phase, Written},
     net::{connection::Request, sync::channel},
     wire::header::FieldWriter,
@@ -42,7 +42,7 @@ impl Query<'_> {
         question: &Question,
     ) -> Result<Answer, Error> {
         let asked = self.ask_any(topic, address, question)?;
-        success(address, &asked)?;
+        asked.check(address)?;
         Ok(asked)
     }
 
@@ -128,22 +128,13 @@ impl Query<'_> {
 
     fn learn(&self, topic: &Arc<str>, address: &Arc<str>, answer: &Result<Answer, Error>) {
         let outcome = match answer {
-            Ok(answer) => success(address, answer),
+            Ok(answer) => answer.check(address),
             Err(error) => Err(error.clone()),
         };
         if let Err(error) = outcome {
             log::debug!("topic {topic}: a query was not answered with success: {error}");
             self.shared.doubt_route(topic, &error);
         }
-    }
-}
-
-/// Whether the answer is a success, or the refusal that it is.
-pub(super) fn success(address: &Arc<str>, answer: &Answer) -> Result<(), Error> {
-    if answer.code == ResponseCode::SUCCESS {
-        Ok(())
-    } else {
-        Err(Error::refused(address, answer.code, answer.remark.as_deref()))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Query,
-    ask::{Question, broken, success},
+    ask::{Question, broken},
     check_topic, invalid,
     offsets::{milliseconds, store_time},
 };
@@ -197,7 +197,7 @@ fn read(
     if answer.code == ResponseCode::QUERY_NOT_FOUND {
         return Ok((Vec::new(), None));
     }
-    success(address, answer)?;
+    answer.check(address)?;
     let mut messages = Vec::new();
     // A message that has a key twice is in the index twice.
     let mut seen = HashSet::new();

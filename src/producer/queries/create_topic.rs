@@ -7,11 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Query,
-    ask::{Question, success},
-    check_topic, invalid,
-};
+use super::{Query, ask::Question, check_topic, invalid};
 use crate::{
     cluster::query_route::QueryRoute,
     code::RequestCode,
@@ -165,7 +161,7 @@ fn ask_masters(
     let mut succeeded = Vec::new();
     for ((broker, address), answer) in masters.into_iter().zip(&addresses).zip(answers) {
         let broker_name = Arc::clone(&broker.name);
-        match answer.and_then(|answer| success(address, &answer)) {
+        match answer.and_then(|answer| answer.check(address)) {
             Ok(()) => succeeded.push(broker_name),
             Err(error) => failed.push(BrokerFailure { broker_name, error }),
         }

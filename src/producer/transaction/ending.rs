@@ -11,14 +11,13 @@ use std::{
 
 use super::decided::Reached;
 use crate::{
-    cluster::call::{Answer, call},
+    cluster::call::call_and_wait,
     code::{RequestCode, ResponseCode},
     config::EndTransactions,
-    error::{Error, Phase, Written, is_busy_refusal},
+    error::{Error, is_busy_refusal},
     net::{
         connection::{Connection, Request},
         deadline::Deadline,
-        sync::channel,
     },
     producer::shared::Shared,
     wire::{
@@ -65,8 +64,8 @@ impl Ended {
     }
 }
 
-/// Sends the end of a transaction to the broker at this address, or to where it is then if it has to be sent again. Blocks until it is confirmed, is handed over if it is
-/// one-way, or the deadline is over.
+/// Sends the end of a transaction to the broker at this address, or to where it is then if it has to be sent again. Blocks
+/// until it is confirmed, is handed over if it is one-way, or the deadline is over.
 pub(super) fn end(
     shared: &Arc<Shared>,
     address: &Arc<str>,
@@ -134,33 +133,16 @@ fn attempt(
             .notify(request, deadline.at())
             .map(|()| Ended::Sent(began));
     }
-    let (sender, receiver) = channel::bounded(1);
-    let then = move |answer: Result<Answer, Error>| drop(sender.try_send(answer));
-    call(connection, request, deadline.remaining(began), then);
-    let answer = receiver
-        .recv_deadline(deadline.at() + TIMER_SLACK)
-        .unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                phase: Phase::Reply,
-                target: Arc::clone(connection.address()),
-                waited: began.elapsed(),
-                written: Written::All,
-            })
-        })?;
-    if answer.code == ResponseCode::SUCCESS {
-        // A rollback is confirmed with the remark "not set any response code": the code alone counts.
-        return Ok(Ended::Confirmed);
-    }
-    Err(Error::refused(
-        connection.address(),
-        answer.code,
-        answer.remark.as_deref(),
-    ))
+    let until = deadline.at() + TIMER_SLACK;
+    let answer = call_and_wait(connection, request, deadline.remaining(began), until)?;
+    // A rollback is confirmed with the remark "not set any response code": the code alone counts.
+    answer.check(connection.address()).map(|()| Ended::Confirmed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Phase, Written};
 
     #[test]
     fn only_what_a_broker_has_not_acted_on_may_be_sent_again() {
