@@ -104,7 +104,7 @@ pub(crate) fn call_and_wait<W: FnOnce(&mut FieldWriter<'_>)>(
     let (sender, answered) = channel::bounded(1);
     // Whoever waits may have stopped.
     call(connection, request, timeout, move |answer| {
-        drop(sender.try_send(answer))
+        drop(sender.try_send(answer));
     });
     answered
         .recv_deadline(until)

@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-mod notify;
 mod reader;
 
 use super::{
@@ -336,21 +335,34 @@ impl Connection {
         until: Instant,
         now: Instant,
     ) -> Result<(), Error> {
-        let next = self
-            .outgoing
+        let next = self.append_oneway(frame, None, until, now)?;
+        self.meter.oneway_accepted();
+        self.carry_out(next);
+        Ok(())
+    }
+
+    /// The same for a request that carries no message: nothing is lost if it dies, so it is not counted.
+    pub(crate) fn notify(self: &Arc<Self>, frame: impl Frame, until: Instant) -> Result<(), Error> {
+        // Known by the number that nobody waits for, so it is not among the lost messages.
+        let next = self.append_oneway(frame, Some(ONEWAY_OPAQUE), until, Instant::now())?;
+        self.carry_out(next);
+        Ok(())
+    }
+
+    fn append_oneway(
+        &self,
+        frame: impl Frame,
+        opaque: Option<i32>,
+        until: Instant,
+        now: Instant,
+    ) -> Result<Next, Error> {
+        self.outgoing
             .append(Manner::Queued { until }, frame.size(), now, |out| {
                 let envelope = self.settings.envelope(frame.code(), ONEWAY_OPAQUE, FLAG_ONEWAY);
                 frame.encode(out, &envelope).map_err(Unwritten::Wire)?;
-                Ok(None)
-            });
-        match next {
-            Ok(next) => {
-                self.meter.oneway_accepted();
-                self.carry_out(next);
-                Ok(())
-            }
-            Err(rejected) => Err(self.rejection(rejected, now)),
-        }
+                Ok(opaque)
+            })
+            .map_err(|rejected| self.rejection(rejected, now))
     }
 
     /// Gives a request up. If it was still waiting, the waiter will not be completed any more.

@@ -219,12 +219,9 @@ fn select(shared: &Arc<Shared>, message: &Message, aim: &Aim, plan: &mut SendPla
             Err(error) => error,
         };
         let now = Instant::now();
-        let pause = if error.is_passing() {
-            plan.pause_without_route(now)
-        } else {
-            None
+        let Some(until) = plan.pause_without_route(&error, now) else {
+            return Err(error);
         };
-        let Some(until) = pause else { return Err(error) };
         thread::sleep(until.saturating_duration_since(now));
     }
 }

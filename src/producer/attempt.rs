@@ -165,6 +165,11 @@ impl Prepared {
         }
     }
 
+    /// What a send of it adds to the properties.
+    fn added<'a>(&'a self, shared: &'a Shared) -> Added<'a> {
+        Added::new(&shared.config.producer_group, &self.message_id, &self.kind)
+    }
+
     /// What the message takes while it is held, in both forms.
     pub(super) fn size(&self) -> usize {
         if let Some(batch) = &self.batch {
@@ -200,11 +205,7 @@ pub(super) fn send(
     (manner, now): (Manner, Instant),
 ) -> Result<i32, Error> {
     release::check(prepared, connection)?;
-    let added = Added::new(
-        &shared.config.producer_group,
-        &prepared.message_id,
-        &prepared.kind,
-    );
+    let added = prepared.added(shared);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.send)?;
     connection.request(frame, waiting, manner, now)
 }
@@ -218,11 +219,7 @@ pub(super) fn send_oneway(
     deadline: &Deadline,
 ) -> Result<(), Error> {
     release::check(prepared, connection)?;
-    let added = Added::new(
-        &shared.config.producer_group,
-        &prepared.message_id,
-        &prepared.kind,
-    );
+    let added = prepared.added(shared);
     let frame = SendFrame::new(shared, prepared, to, &added, &to.templates.oneway)?;
     connection.oneway(frame, deadline.at(), deadline.began())
 }

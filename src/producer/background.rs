@@ -39,6 +39,8 @@ pub(super) struct AsyncSend {
     prepared: Prepared,
     aim: Option<Aim>,
     is_ordered: bool,
+    /// Whoever is told is not the user, and is told where the send ends.
+    is_internal: bool,
     state: Mutex<State>,
 }
 
@@ -51,13 +53,13 @@ impl AsyncSend {
         plan: SendPlan,
         closing: Closing,
     ) -> Arc<Self> {
-        let state = State::new(plan, closing);
         Arc::new(Self {
             shared: Arc::clone(shared),
             prepared,
             aim,
             is_ordered,
-            state: Mutex::new(state),
+            is_internal: closing.is_internal(),
+            state: Mutex::new(State::new(plan, closing)),
         })
     }
 
@@ -120,11 +122,7 @@ impl AsyncSend {
             }
             Err(error) => {
                 let mut state = self.state.lock();
-                let pause = if error.is_passing() {
-                    state.plan.pause_without_route(Instant::now())
-                } else {
-                    None
-                };
+                let pause = state.plan.pause_without_route(&error, Instant::now());
                 drop(state);
                 match pause {
                     Some(until) => {
@@ -472,13 +470,7 @@ impl AsyncSend {
 
     /// Has the outcome told: by a worker, unless nobody outside is told.
     fn hand_over(self: Arc<Self>, wake_ups: &mut WakeUps) {
-        let is_internal = self
-            .state
-            .lock()
-            .closing
-            .as_ref()
-            .is_some_and(Closing::is_internal);
-        if is_internal {
+        if self.is_internal {
             self.run();
         } else {
             wake_ups.task(self);

@@ -129,12 +129,9 @@ impl Sending<'_> {
                 Ok(route) => return Ok(route),
                 Err(error) => error,
             };
-            let pause = if error.is_passing() {
-                self.plan.pause_without_route(Instant::now())
-            } else {
-                None
+            let Some(until) = self.plan.pause_without_route(&error, Instant::now()) else {
+                return Err(error);
             };
-            let Some(until) = pause else { return Err(error) };
             log::debug!("topic {topic}: no route yet, looking again: {error}");
             // Nothing has been sent, so nothing can arrive but for earlier sends.
             drop(self.desk.receive(until));

@@ -192,8 +192,11 @@ impl SendPlan {
         self.records.iter().all(|record| record.is_past) || self.has_tried(&to.broker.name)
     }
 
-    /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail.
-    pub(super) fn pause_without_route(&mut self, now: Instant) -> Option<Instant> {
+    /// Pauses a send that could not even be begun, because there is no route. `None` if it must fail with that error.
+    pub(super) fn pause_without_route(&mut self, error: &Error, now: Instant) -> Option<Instant> {
+        if !error.is_passing() {
+            return None;
+        }
         self.rules.round?;
         let until = self.pause_of_round(now);
         self.leaves_time(until).then_some(until)

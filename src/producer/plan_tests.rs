@@ -888,7 +888,10 @@ fn pauses_without_end_do_not_overflow_the_clock() {
         },
     );
     // The last pause is cut short, whatever it would have been.
-    assert_eq!(run.plan.pause_without_route(run.at(0)), Some(run.at(2950)));
+    assert_eq!(
+        run.plan.pause_without_route(&no_connection(), run.at(0)),
+        Some(run.at(2950))
+    );
     run.begin(0, "first");
     run.plan.failed(0, run.at(0), busy());
     assert!(matches!(run.step(0), Step::Finish));
@@ -928,14 +931,15 @@ fn an_unknown_attempt_that_was_forgotten_still_counts() {
 #[test]
 fn without_a_route_only_a_send_with_a_delivery_timeout_pauses() {
     let mut run = Run::new(&["a"], rules(3));
-    assert_eq!(run.plan.pause_without_route(run.at(0)), None);
+    assert_eq!(run.plan.pause_without_route(&no_connection(), run.at(0)), None);
     let mut run = Run::new(&["a"], with_rounds());
     assert!(
         run.plan
-            .pause_without_route(run.at(0))
+            .pause_without_route(&no_connection(), run.at(0))
             .is_some_and(|until| until <= run.at(20))
     );
-    assert_eq!(run.plan.pause_without_route(run.at(2999)), None);
+    assert_eq!(run.plan.pause_without_route(&no_connection(), run.at(2999)), None);
+    assert_eq!(run.plan.pause_without_route(&Error::ShutDown, run.at(0)), None);
 }
 
 #[test]

@@ -10,11 +10,8 @@ use super::{attempt::Prepared, plan::Destination, shared::Shared};
 use crate::{
     error::{Error, Phase, Written},
     message::timing::Requirement,
-    net::{connection::Connection, sync::channel},
+    net::{connection::Connection, connections::Continuation, sync::channel},
 };
-
-/// What waits for a connection.
-type Continuation = Box<dyn FnOnce(Result<Arc<Connection>, Error>) + Send>;
 
 /// Refuses a message that the broker at the other end would not deliver as wished.
 pub(super) fn check(prepared: &Prepared, connection: &Connection) -> Result<(), Error> {

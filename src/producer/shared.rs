@@ -34,14 +34,11 @@ use crate::{
     net::{
         connection::ConnectionSettings, connections::Connections, sync::Mutex, timer::Timer, workers::Workers,
     },
-    wire::{frame::Serialization, header::Language},
+    wire::{frame::Serialization, header::Language, request::send_message::DEFAULT_REGION},
 };
 
 /// The variable that Java's client reads its name servers from.
 const NAME_SERVERS_VARIABLE: &str = "NAMESRV_ADDR";
-
-/// What most brokers call their region.
-const DEFAULT_REGION: &str = "DefaultRegion";
 
 pub(crate) struct Shared {
     pub(super) config: ProducerConfig,

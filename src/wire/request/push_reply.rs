@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::message::stored::StoredContent;
 use crate::message::{MessageQueue, StoredMessage, property};
 use crate::wire::WireError;
-use crate::wire::header::{FieldWriter, Header, parse_number};
+use crate::wire::header::{FieldWriter, Header};
 use crate::wire::id::offset_message_id;
 use crate::wire::properties::{self, ReadingRules};
 
@@ -59,31 +59,23 @@ impl<'a> PushReply<'a> {
     /// Without a topic, and when a number is none.
     pub(crate) fn decode(header: &Header<'a>) -> Result<Self, WireError> {
         let text = |name| header.field(name).unwrap_or_default();
-        let number = |name: &str| match header.field(name) {
-            Some(text) => parse_number::<i64>(name, &text),
-            None => Ok(0),
-        };
-        let small = |name: &str| match header.field(name) {
-            Some(text) => parse_number::<i32>(name, &text),
-            None => Ok(0),
-        };
         Ok(Self {
             producer_group: text("producerGroup"),
             topic: header
                 .field("topic")
                 .ok_or_else(|| WireError::new("a pushed reply has no topic"))?,
             default_topic: text("defaultTopic"),
-            default_topic_queue_nums: small("defaultTopicQueueNums")?,
-            queue_id: small("queueId")?,
-            sys_flag: small("sysFlag")?,
-            born_timestamp_ms: number("bornTimestamp")?,
-            flag: small("flag")?,
+            default_topic_queue_nums: header.number("defaultTopicQueueNums")?.unwrap_or(0),
+            queue_id: header.number("queueId")?.unwrap_or(0),
+            sys_flag: header.number("sysFlag")?.unwrap_or(0),
+            born_timestamp_ms: header.number("bornTimestamp")?.unwrap_or(0),
+            flag: header.number("flag")?.unwrap_or(0),
             properties: text("properties"),
-            reconsume_times: small("reconsumeTimes")?,
+            reconsume_times: header.number("reconsumeTimes")?.unwrap_or(0),
             unit_mode: text("unitMode") == "true",
             born_host: text("bornHost"),
             store_host: text("storeHost"),
-            store_timestamp_ms: number("storeTimestamp")?,
+            store_timestamp_ms: header.number("storeTimestamp")?.unwrap_or(0),
         })
     }
 

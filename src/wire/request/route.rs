@@ -168,7 +168,7 @@ fn read_list<T>(reader: &mut JsonReader<'_>, read: impl Fn(&mut JsonReader<'_>) 
     list
 }
 
-fn optional_text(reader: &mut JsonReader<'_>) -> Option<String> {
+pub(super) fn optional_text(reader: &mut JsonReader<'_>) -> Option<String> {
     reader.optional_string().map(|text| text.text().into_owned())
 }
 

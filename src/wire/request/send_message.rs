@@ -16,7 +16,7 @@ use crate::wire::header::{
 use crate::wire::template::{Filler, Template};
 
 /// The region that every broker names unless it is told another one (`MixAll.DEFAULT_TRACE_REGION_ID`).
-const DEFAULT_REGION: &str = "DefaultRegion";
+pub(crate) const DEFAULT_REGION: &str = "DefaultRegion";
 
 /// Properties of a message in two parts, so that a send can add its own without copying the message's.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::wire::WireError;
 use crate::wire::json::JsonReader;
 use crate::wire::limits::{MAX_BROKERS, MAX_QUEUES_PER_TOPIC};
+use crate::wire::request::route::optional_text;
 
 /// What one broker says of the logical queues of a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,16 +47,12 @@ fn read_mapping(reader: &mut JsonReader<'_>) -> QueueMapping {
     if reader.take_null() {
         return mapping;
     }
-    let text = |reader: &mut JsonReader<'_>| {
-        let text = reader.optional_string();
-        text.map(|text| text.text().into_owned()).unwrap_or_default()
-    };
     reader.enter_object();
     while let Some(key) = reader.next_key() {
         if key.is("scope") {
-            mapping.scope = text(reader);
+            mapping.scope = optional_text(reader).unwrap_or_default();
         } else if key.is("bname") {
-            mapping.broker_name = text(reader);
+            mapping.broker_name = optional_text(reader).unwrap_or_default();
         } else if key.is("totalQueues") {
             mapping.total_queues = reader.integer().unwrap_or_default();
         } else if key.is("epoch") {
